@@ -1,0 +1,57 @@
+# Every target works on a bare machine: it makes .venv first. `make` alone lists them.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval clean
+
+PYTHON_BIN := .venv/bin/python
+PORT ?= 8000
+GOLDEN ?= ../shared/golden
+PHOTOS ?= ../shared/photos
+MODEL ?= nano
+OUT ?= runs
+serve_flags = --port $(PORT) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ready-dev ## .venv, locked dependencies, system packages for tests where apt allows
+
+ready-runtime:
+	@./scripts/setup.sh runtime
+
+ready-dev:
+	@./scripts/setup.sh dev
+
+serve: ready-runtime ## everything on one machine (PORT=8000, DATA_DIR=...)
+	.venv/bin/instantir serve $(serve_flags)
+
+test: ready-dev ## all tests: the fast ones, then the slow ones
+	$(PYTHON_BIN) -m pytest -m "not slow and not e2e"
+	$(PYTHON_BIN) -m pytest -m "slow or e2e"
+
+test-fast: ready-dev ## the fast tests alone
+	$(PYTHON_BIN) -m pytest -m "not slow and not e2e"
+
+check: ready-dev ## lint, format, types, import rules (style rules are in tests/test_style.py)
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+	.venv/bin/pyright
+
+fmt: ready-dev ## format and apply safe fixes
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+lock: ready-dev ## write requirements/*.lock anew from pyproject.toml
+	./scripts/lock.sh
+
+verify: ready-runtime ## golden numbers of the official pipeline (GOLDEN=folder)
+	$(PYTHON_BIN) -m engines.verify $(GOLDEN)
+
+train-nano: ready-dev ## train the embedded model (PHOTOS=folder OUT=folder, resumes; ARGS=...)
+	$(PYTHON_BIN) -m training.train --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)
+
+eval: ready-dev ## quality table on held-out photographs (MODEL=nano, PHOTOS=folder; ARGS=...)
+	$(PYTHON_BIN) -m evals.quality --model $(MODEL) --photos $(PHOTOS)/test --json reports/eval.json $(ARGS)
+
+clean: ## remove caches and reports; .venv stays
+	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

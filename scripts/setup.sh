@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Makes .venv ready from the locks.
+#   setup.sh runtime   what serving and training need
+#   setup.sh dev       the same, with everything that tests and checks need (default)
+# PYTHON=... chooses the interpreter; TORCH_INDEX=... names a package index with the build of torch
+# to take (CPU or a CUDA version), else it comes from where everything comes from.
+# A stamp keyed on the locks makes a second run instant.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly kind=${1:-dev}
+readonly torch=torch==2.13.0
+case $kind in
+  runtime | dev) ;;
+  *)
+    echo "setup: unknown kind '$kind'; choose runtime or dev" >&2
+    exit 2
+    ;;
+esac
+
+say() { echo "setup: $*"; }
+
+stamp_of() { cat "requirements/$1.lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1; }
+
+is_ready() { [ -x .venv/bin/python ] && [ "$(cat ".venv/.ready-$1" 2> /dev/null)" = "$(stamp_of "$1")" ]; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13}; do
+    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "setup: no python >= 3.11 with venv and ensurepip found; name one with PYTHON=..." >&2
+  return 1
+}
+
+pip_install() { .venv/bin/python -m pip install --disable-pip-version-check --quiet "$@"; }
+
+# The lock leaves torch out, since its builds (CPU, CUDA) differ in hash and in what they pull in.
+install_torch() {
+  if .venv/bin/python -c "from importlib.metadata import version as v
+raise SystemExit('torch==' + v('torch').partition('+')[0] != '$torch')" 2> /dev/null; then
+    say "$torch is there"
+  else
+    say "installing $torch"
+    PIP_INDEX_URL=${TORCH_INDEX:-${PIP_INDEX_URL:-}} pip_install "$torch"
+  fi
+}
+
+# Installs the package of a missing command where root and apt allow; tests do without otherwise.
+system_command() {
+  local command=$1 without=$2
+  if command -v "$command" > /dev/null; then
+    return
+  elif [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+    say "no $command, and no root or no apt-get to install it: $without"
+    return
+  fi
+  say "installing the system package $command"
+  # RUNLEVEL keeps the package from starting a server of its own.
+  { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$command"; } > /dev/null 2>&1 ||
+    say "$command could not be installed: $without"
+}
+
+if is_ready "$kind" || is_ready dev; then
+  exit 0
+fi
+python=$(find_python)
+if ! .venv/bin/python -c '' 2> /dev/null; then
+  say "creating .venv with $("$python" --version)"
+  "$python" -m venv .venv
+fi
+say "installing requirements/$kind.lock (some minutes the first time)"
+pip_install --require-hashes --no-deps -r "requirements/$kind.lock"
+install_torch
+say "installing this project"
+# A second --quiet: setuptools warns at length about editable installs as such.
+pip_install --quiet --no-deps --no-build-isolation --editable .
+if [ "$kind" = dev ]; then
+  system_command chromium "tests of the page in a browser will be skipped"
+  system_command redis-server "tests of the queue run on Valkey alone"
+fi
+stamp_of "$kind" > ".venv/.ready-$kind"
+say "done ($kind)"
