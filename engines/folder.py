@@ -1,0 +1,102 @@
+"""Model folders: the official layout on disk, read into one description.
+
+FOLDER/sdxl/        diffusers layout: unet, vae, scheduler, text encoders and tokenizers
+FOLDER/dinov2/      {config,preprocessor_config}.json
+FOLDER/instantir/   adapter, aggregator and LoRA weights, and two optional files of ours:
+    resampler_config.json   sizes that cannot be read off shapes (default: the published ones)
+    restorer.json           {"presets", "min_side_px", "max_side_px", "tile_px", "overlap_px"} of
+                            this model (default: engines.presets, and the published sides)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.errors import WeightsError
+from engines.models.resampler import ResamplerConfig
+
+_RESAMPLER_KEYS = {
+    "width": "dim",
+    "depth": "depth",
+    "heads": "heads",
+    "head_dim": "dim_head",
+    "queries": "num_queries",
+    "feature_dim": "embedding_dim",
+    "output_dim": "output_dim",
+    "ff_mult": "ff_mult",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Everything about a model that is not a weight."""
+
+    path: Path
+    unet: Mapping[str, Any]
+    codec: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    text: tuple[Mapping[str, Any], Mapping[str, Any]]
+    vision: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    resampler: ResamplerConfig
+    restorer: Mapping[str, Any]
+
+    @property
+    def tokenizers(self) -> tuple[Path, Path]:
+        """Folders of the two tokenizers."""
+        return self.path / "sdxl" / "tokenizer", self.path / "sdxl" / "tokenizer_2"
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Read the configuration files of a model folder. Raises WeightsError on a missing one."""
+    vision = _json(path / "dinov2" / "config.json")
+    unet = _json(path / "sdxl" / "unet" / "config.json")
+    resampler = path / "instantir" / "resampler_config.json"
+    restorer = path / "instantir" / "restorer.json"
+    return ModelFolder(
+        path=path,
+        unet=unet,
+        codec=_json(path / "sdxl" / "vae" / "config.json"),
+        scheduler=_json(path / "sdxl" / "scheduler" / "scheduler_config.json"),
+        text=(
+            _json(path / "sdxl" / "text_encoder" / "config.json"),
+            _json(path / "sdxl" / "text_encoder_2" / "config.json"),
+        ),
+        vision=vision,
+        preprocessing=_json(path / "dinov2" / "preprocessor_config.json"),
+        resampler=_resampler(
+            _json(resampler) if resampler.exists() else {},
+            {
+                "feature_dim": _entry(vision, "hidden_size", "dinov2"),
+                "output_dim": _entry(unet, "cross_attention_dim", "sdxl/unet"),
+            },
+        ),
+        restorer=_json(restorer) if restorer.exists() else {},
+    )
+
+
+def resampler_json(config: ResamplerConfig) -> dict[str, int]:
+    """The contents of resampler_config.json."""
+    return {key: getattr(config, name) for name, key in _RESAMPLER_KEYS.items()}
+
+
+def _resampler(values: Mapping[str, Any], defaults: dict[str, int]) -> ResamplerConfig:
+    given = {name: values[key] for name, key in _RESAMPLER_KEYS.items() if key in values}
+    return ResamplerConfig(**{**defaults, **given})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise WeightsError(f"model folder: {path} is missing")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"model folder: {path} is not JSON: {error}") from error
+
+
+def _entry(config: Mapping[str, Any], key: str, where: str) -> int:
+    if key not in config:
+        raise WeightsError(f"model folder: {where}/config.json has no {key!r}")
+    return int(config[key])

@@ -1,0 +1,1 @@
+"""Replay recorded runs of the official implementation: `python -m engines.verify FOLDER`."""

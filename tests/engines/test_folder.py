@@ -1,0 +1,122 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import WeightsError
+from engines.folder import read_folder, resampler_json
+from engines.models.resampler import ResamplerConfig
+from training import nano
+
+REQUIRED = [
+    "dinov2/config.json",
+    "dinov2/preprocessor_config.json",
+    "sdxl/unet/config.json",
+    "sdxl/vae/config.json",
+    "sdxl/scheduler/scheduler_config.json",
+    "sdxl/text_encoder/config.json",
+    "sdxl/text_encoder_2/config.json",
+]
+RESAMPLER = "instantir/resampler_config.json"
+RESTORER = "instantir/restorer.json"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A model folder of configurations, without weights."""
+    nano.write_configs(tmp_path)
+    return tmp_path
+
+
+def rewrite(path: Path, **values: Any) -> None:
+    before = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**before, **values}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_missing_file_is_named(path: Path, name: str) -> None:
+    (path / name).unlink()
+    with pytest.raises(WeightsError, match=rf"{re.escape(name)} is missing"):
+        read_folder(path)
+
+
+def test_a_folder_that_does_not_exist_is_an_error_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="nowhere"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_a_folder_in_a_files_place_is_an_error_of_weights(path: Path) -> None:
+    (path / REQUIRED[0]).unlink()
+    (path / REQUIRED[0]).mkdir()
+    with pytest.raises(WeightsError, match=re.escape(REQUIRED[0])):
+        read_folder(path)
+
+
+def test_every_part_is_read_from_its_own_file(path: Path) -> None:
+    for name in REQUIRED:
+        rewrite(path / name, read_from=name)
+    folder = read_folder(path)
+    parts = [folder.vision, folder.preprocessing, folder.unet, folder.codec, folder.scheduler]
+    assert [part["read_from"] for part in (*parts, *folder.text)] == REQUIRED
+
+
+def test_the_tokenizers_lie_beside_the_text_encoders(path: Path) -> None:
+    first, second = read_folder(path).tokenizers
+    assert (first, second) == (path / "sdxl" / "tokenizer", path / "sdxl" / "tokenizer_2")
+
+
+def test_without_its_file_the_resampler_is_the_published_one_at_the_networks_widths(
+    path: Path,
+) -> None:
+    (path / RESAMPLER).unlink()
+    rewrite(path / "dinov2/config.json", hidden_size=48)
+    rewrite(path / "sdxl/unet/config.json", cross_attention_dim=72)
+    published = ResamplerConfig(feature_dim=48, output_dim=72)
+    assert read_folder(path).resampler == published
+
+
+def test_a_resampler_file_may_say_only_what_differs(path: Path) -> None:
+    (path / RESAMPLER).write_text(json.dumps({"depth": 9}), encoding="utf-8")
+    expected = ResamplerConfig(
+        depth=9, feature_dim=nano.VISION_WIDTH, output_dim=2 * nano.TEXT_WIDTH
+    )
+    assert read_folder(path).resampler == expected
+
+
+def test_a_resampler_file_outweighs_the_networks_widths(path: Path) -> None:
+    (path / RESAMPLER).write_text(json.dumps({"embedding_dim": 7}), encoding="utf-8")
+    assert read_folder(path).resampler.feature_dim == 7
+
+
+def test_a_resampler_survives_the_round_trip_through_its_file(path: Path) -> None:
+    sizes = ResamplerConfig(
+        width=1, depth=2, heads=3, head_dim=4, queries=5, feature_dim=6, output_dim=7, ff_mult=8
+    )
+    (path / RESAMPLER).write_text(json.dumps(resampler_json(sizes)), encoding="utf-8")
+    assert read_folder(path).resampler == sizes
+
+
+def test_resampler_sizes_are_spelled_as_the_published_code_spells_them() -> None:
+    assert resampler_json(ResamplerConfig()) == {
+        "dim": 1280,
+        "depth": 4,
+        "heads": 20,
+        "dim_head": 64,
+        "num_queries": 64,
+        "embedding_dim": 1024,
+        "output_dim": 2048,
+        "ff_mult": 4,
+    }
+
+
+def test_the_restorers_own_settings_are_read(path: Path) -> None:
+    own = {"presets": {"only": {"steps": 3}}, "min_side_px": 64, "max_side_px": None}
+    (path / RESTORER).write_text(json.dumps(own), encoding="utf-8")
+    assert read_folder(path).restorer == own
+
+
+def test_a_restorer_without_own_settings_has_none(path: Path) -> None:
+    (path / RESTORER).unlink()
+    assert read_folder(path).restorer == {}

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import engines
+from engines.errors import WeightsError
+from engines.loader import SHIPPED, load, model_path
+from engines.models.lora import lora_delta, lora_targets
+from engines.parameterization import Prediction
+from engines.presets import PRESETS
+from engines.restoration import Restoration
+from engines.restorer import Restorer
+from engines.sizes import PUBLISHED_MAX_SIDE_PX, PUBLISHED_MIN_SIDE_PX
+from engines.weights import fingerprint, load_lora
+
+
+@pytest.fixture
+def own_copy(sdxl_like_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sdxl_like_folder, tmp_path / "model"))
+
+
+def test_a_name_that_is_no_model_and_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="model is 'no-such-model', neither a folder nor one of"):
+        load("no-such-model")
+    with pytest.raises(WeightsError, match="neither a folder"):
+        load(tmp_path / "missing")
+
+
+def test_an_empty_folder_is_refused_by_the_first_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"config\.json is missing"):
+        load(tmp_path)
+
+
+def test_a_shipped_name_is_found_wherever_the_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nano").mkdir()
+    monkeypatch.setattr("engines.loader.SHIPPED", tmp_path)
+    assert model_path("nano") == tmp_path / "nano"
+    with pytest.raises(WeightsError, match="one of: nano"):
+        model_path("../nano-of-another-folder")
+
+
+def test_every_shipped_folder_is_found_by_its_name() -> None:
+    for path in SHIPPED.iterdir():
+        if path.is_dir():
+            assert model_path(path.name) == path
+
+
+def test_a_folder_can_be_given_as_text(nano_like_folder: Path) -> None:
+    assert model_path(str(nano_like_folder)) == nano_like_folder
+
+
+def test_a_loaded_model_says_what_it_is(nano_like: Restorer, nano_like_folder: Path) -> None:
+    assert nano_like.name == str(nano_like_folder)
+    assert nano_like.fingerprint == fingerprint(nano_like_folder)
+    assert nano_like.settings.prediction is Prediction.RESIDUAL
+    assert isinstance(nano_like, engines.Restorer)
+
+
+def test_the_folder_brings_its_own_presets_and_sides(
+    nano_like: Restorer, sdxl_like: Restorer
+) -> None:
+    assert nano_like.presets["balanced"]["steps"] == 10
+    limits = nano_like.settings.limits
+    assert (limits.min_side_px, limits.max_side_px) == (None, None)
+    assert sdxl_like.presets == PRESETS
+    limits = sdxl_like.settings.limits
+    assert (limits.min_side_px, limits.max_side_px) == (32, 128)
+
+
+def test_a_folder_of_the_official_layout_alone_has_the_published_settings(own_copy: Path) -> None:
+    (own_copy / "instantir/restorer.json").unlink()
+    path = own_copy / "sdxl/scheduler/scheduler_config.json"
+    scheduler = json.loads(path.read_text(encoding="utf-8"))
+    del scheduler["prediction_type"]
+    path.write_text(json.dumps(scheduler), encoding="utf-8")
+    restorer = load(own_copy)
+    assert restorer.settings.prediction is Prediction.EPSILON
+    assert restorer.presets == PRESETS
+    assert restorer.settings.limits.min_side_px == PUBLISHED_MIN_SIDE_PX
+    assert restorer.settings.limits.max_side_px == PUBLISHED_MAX_SIDE_PX
+
+
+def test_the_previewer_is_the_main_network_with_the_lora_added(
+    either: Restorer, nano_like: Restorer, nano_like_folder: Path, sdxl_like_folder: Path
+) -> None:
+    lora = load_lora(nano_like_folder if either is nano_like else sdxl_like_folder)
+    main, previewer = either.networks.denoiser.state_dict(), either.previewer.state_dict()
+    adapted = {f"{name}.weight" for name in lora_targets(either.previewer.named_modules())}
+    changed = {key for key in main if not torch.equal(main[key], previewer[key])}
+    assert changed == adapted
+    for name, pair in lora.items():
+        key = f"{name}.weight"
+        torch.testing.assert_close(previewer[key], main[key] + lora_delta(pair))
+
+
+def test_loaded_networks_neither_train_nor_keep_gradients(either: Restorer) -> None:
+    for network in (*either.networks.modules(), either.previewer):
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_lora_that_does_not_fit_is_refused(own_copy: Path, nano_like_folder: Path) -> None:
+    name = "instantir/previewer_lora_weights.safetensors"
+    shutil.copyfile(nano_like_folder / name, own_copy / name)
+    with pytest.raises(WeightsError, match="LoRA"):
+        load(own_copy)
+
+
+def test_a_beta_schedule_that_is_not_known_is_refused(own_copy: Path) -> None:
+    path = own_copy / "sdxl/scheduler/scheduler_config.json"
+    scheduler = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**scheduler, "beta_schedule": "linear"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="beta_schedule is 'linear'"):
+        load(own_copy)
+
+
+def test_a_model_in_another_precision_restores_too(
+    nano_like_folder: Path, nano_like: Restorer, photo: Callable[..., Image.Image]
+) -> None:
+    half = load(nano_like_folder, dtype=torch.bfloat16)
+    params = half.params("fast", {"steps": 2, "guidance_scale": 2.0, "adaptive": True})
+    latents = []
+    for restorer in (half, nano_like):
+        restoration = restorer.begin(photo((64, 64)), params)
+        assert isinstance(restoration, Restoration)
+        while not restoration.done:
+            restorer.step([restoration])
+        assert restoration.latents.dtype == restorer.dtype
+        assert restorer.finish(restoration).size == (64, 64)
+        latents.append(restoration.latents.float())
+    distance = (latents[0] - latents[1]).norm() / latents[1].norm()
+    assert 0 < float(distance) < 0.1
