@@ -1,0 +1,1 @@
+"""The serving side: HTTP API, job queue, workers. Only `service.executor` reaches `engines`."""

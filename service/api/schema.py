@@ -1,0 +1,142 @@
+"""What OpenAPI says about submissions and errors, derived from the models that check them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.api import problems
+from service.api.submission import JSON, MULTIPART, ImageBase64
+from service.errors import ServiceError
+from service.images import ACCEPTED
+from service.jobs import RestoreOptions
+
+TITLE: Final = "InstantIR Serve"
+VERSION: Final = "0.1.0"
+ABOUT: Final = (
+    "Blind image restoration. Submit a picture, follow its job over server-sent events or the "
+    "websocket `/restore/{id}/progress` (events as JSON text; previews as binary frames: "
+    "big-endian uint32 4, uint32 length of the JSON that follows, that JSON, JPEG bytes), and "
+    "fetch the result. Every error is an `application/problem+json`."
+)
+
+# field of RestoreOptions -> (what it does, an example)
+PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
+    "preset": (
+        "Starting point for all other parameters: `faithful` as published, `balanced`, or `fast`. "
+        "Without one the model's own default applies.",
+        "balanced",
+    ),
+    "prompt": ("What the picture shows or should show; empty for none.", "a portrait, sharp"),
+    "negative_prompt": ("What the result should not look like.", "blurry, oversmoothed"),
+    "steps": ("Denoising steps: more take longer and add detail.", 20),
+    "guidance_scale": ("How strongly the prompt and the picture steer; 1 is off.", 7.0),
+    "preview_start": (
+        "Share of the run before which the upload itself guides in place of the one-step "
+        "reference; 0 is never.",
+        0.0,
+    ),
+    "creative_start": (
+        "Share of the run from which no reference guides any more, for freer detail; 1 is never.",
+        1.0,
+    ),
+    "adaptive": ("Let the spread of the references decide how strongly they guide.", True),
+    "seed": ("Noise seed; the same seed and parameters give the same result.", 7),
+    "color_match": ("How the result's colors are pulled to those of the input.", "wavelet"),
+    "output_format": (
+        "File format of the result. PNG and WebP keep transparency, JPEG flattens it on white.",
+        "png",
+    ),
+    "output_quality": ("Quality of JPEG and WebP results.", 90),
+    "previews": ("Send pictures of the restoration while it runs.", True),
+    "priority": ("Which queue the job waits in.", "normal"),
+}
+_EXAMPLE: Final = {"preset": "balanced", "seed": 7, "output_format": "png"}
+# A gray ramp of 16 px a side, the smallest picture that is taken.
+_RAMP: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAG0lEQVR42mPkYEAFLPzoAoLoAgLDR4DxO5oAALc0"
+    "Ahp3QqCzAAAAAElFTkSuQmCC"
+)
+
+
+def submission_body() -> dict[str, Any]:
+    """`requestBody` of a submission: the form and its JSON twin."""
+    fields = _parameters()
+    file = {
+        "type": "string",
+        "format": "binary",
+        "description": f"The picture: {ACCEPTED}, one frame.",
+    }
+    inside = ImageBase64.model_json_schema()
+    inside["description"] = f"The picture: {ACCEPTED}, one frame."
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                MULTIPART: {"schema": _object({"image": file, **fields})},
+                JSON: {
+                    "schema": _object({"image": inside, **fields}),
+                    "example": {"image": {"base64": _RAMP}, **_EXAMPLE},
+                },
+            },
+        }
+    }
+
+
+def refusals(*kinds: type[ServiceError] | tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route: each error it gives by name, and the shape of any other."""
+    said: dict[int | str, list[str]] = {}
+    for kind in kinds:
+        status, words = (
+            kind
+            if isinstance(kind, tuple)
+            else (kind.status, f"`{kind.code}`: {(kind.__doc__ or kind.title).strip()}")
+        )
+        said.setdefault(status, []).append(words)
+    said["default"] = ["Any other error."]
+    content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": "\n\n".join(words), "content": content}
+        for status, words in said.items()
+    }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the app."""
+    document = get_openapi(title=TITLE, version=VERSION, description=ABOUT, routes=app.routes)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs", {}))
+    schemas["Problem"] = problem
+    return document
+
+
+def _parameters() -> dict[str, dict[str, Any]]:
+    properties: dict[str, dict[str, Any]] = RestoreOptions.model_json_schema()["properties"]
+    described: dict[str, dict[str, Any]] = {}
+    for name, schema in properties.items():
+        words, example = PARAMETERS[name]
+        described[name] = {**_without_null(schema), "description": words, "examples": [example]}
+    return described
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Leaving a field out is how a client says null."""
+    kept = {key: value for key, value in schema.items() if key != "anyOf"}
+    if kept.get("default", ...) is None:
+        del kept["default"]
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            kept.update(choice)
+    return kept
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["image"],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,200 @@
+"""`instantir serve | api | worker | restore`: where settings are built and passed down."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from service import executor, logs, worker
+from service.embedded import EmbeddedServerError
+from service.errors import ServiceError
+from service.jobs import OutputFormat, RestoreOptions
+from service.settings import Settings
+from service.supervisor import PortInUseError, Supervisor, listen
+
+_FORMATS: dict[str, OutputFormat] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
+_RESTORE_SETTINGS = ("model", "engine", "threads", "log_level")
+_NOT_FOR_FILES = frozenset({"output_format", "previews", "priority"})
+_GRACEFUL_S = 5  # open streams get this long after SIGTERM; clients resume by event id
+
+
+class _UsageError(Exception):
+    """What the user asked for cannot be done; the message says why."""
+
+
+_REFUSALS = (
+    _UsageError,
+    ServiceError,
+    EmbeddedServerError,
+    PortInUseError,
+    executor.LoadError,
+    ValueError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        args.command(args)
+    except _REFUSALS as error:
+        print(f"instantir: error: {_words(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"instantir: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="instantir",
+        description="Restores photographs by diffusion: a service, its parts, or one file.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    every = tuple(Settings.model_fields)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=run)
+        return sub
+
+    _add_flags(command("serve", _serve, "run everything on this machine"), Settings, every)
+    api = command("api", _api, "run one API process; needs REDIS_URL")
+    _add_flags(api, Settings, every)
+    api.add_argument("--fd", type=int, help="serve on this inherited listening socket")
+    _add_flags(command("worker", _worker, "run one worker; needs REDIS_URL"), Settings, every)
+    restore = command("restore", _restore, "restore one picture file, without a server")
+    restore.add_argument("source", type=Path, metavar="IN", help="PNG, JPEG or WebP")
+    restore.add_argument("target", type=Path, metavar="OUT", help="its ending gives the format")
+    options = [name for name in RestoreOptions.model_fields if name not in _NOT_FOR_FILES]
+    _add_flags(restore, RestoreOptions, options)
+    _add_flags(restore, Settings, _RESTORE_SETTINGS)
+    return parser
+
+
+def _add_flags(
+    parser: argparse.ArgumentParser, model: type[BaseModel], names: Iterable[str]
+) -> None:
+    """One flag for each field; its value is checked by the model, like one from the environment."""
+    for name in names:
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            default=argparse.SUPPRESS,
+            help=model.model_fields[name].description or " ",
+        )
+
+
+def _given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, str]:
+    return {name: value for name, value in vars(args).items() if name in model.model_fields}
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    overrides: dict[str, Any] = _given(args, Settings)
+    return Settings(**overrides)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    settings = _settings(args)
+    logs.configure(settings.log_level)
+
+    def announce(address: str) -> None:
+        print(f"InstantIR is ready: {address}", flush=True)
+
+    supervisor = Supervisor(settings, _given(args, Settings), announce)
+
+    def stop(*_: object) -> None:
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    supervisor.run()
+
+
+def _api(args: argparse.Namespace) -> None:
+    import uvicorn
+
+    from service.api.app import create_app
+
+    settings = _settings(args)
+    _need_redis(settings)
+    logs.configure(settings.log_level)
+    inherited = args.fd is not None
+    listener = socket.socket(fileno=args.fd) if inherited else listen(settings.host, settings.port)
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACEFUL_S,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _worker(args: argparse.Namespace) -> None:
+    settings = _settings(args)
+    _need_redis(settings)
+    worker.main(settings)
+
+
+def _need_redis(settings: Settings) -> None:
+    if settings.redis_url is None:
+        raise _UsageError(
+            "no Redis address: set REDIS_URL or --redis-url, "
+            "or run everything on this machine with `instantir serve`"
+        )
+
+
+def _restore(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    settings = _settings(args)
+    logs.configure(settings.log_level)
+    source: Path = args.source
+    target: Path = args.target
+    if not source.is_file():
+        raise _UsageError(f"no such file: {source}")
+    if target.suffix.lower() not in _FORMATS:
+        known = ", ".join(_FORMATS)
+        raise _UsageError(f"OUT must end in one of {known}; it is {target.name!r}")
+    if not target.parent.is_dir():
+        raise _UsageError(f"no such folder: {target.parent}")
+    options = RestoreOptions.model_validate(
+        {**_given(args, RestoreOptions), "output_format": _FORMATS[target.suffix.lower()]}
+    )
+    with tqdm(desc=source.name, unit="step", file=sys.stderr) as bar:
+
+        def on_step(step: int, steps: int) -> None:
+            if step == 0:
+                bar.reset(steps)  # its clock has run while the model was loaded
+            bar.n = step
+            bar.refresh()
+
+        executor.restore_file(source, target, options, settings, on_step)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']) or 'settings'}: {detail['msg']}"
+            for detail in error.errors()
+        )
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

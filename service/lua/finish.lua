@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- Ends a job: result, record and events in one step, by the holder of the lease only.
+-- KEYS: the queue stream, pace, ended, the job's keys.
+-- ARGV: id, worker, attempt, 'succeeded' | 'failed' | 'canceled', detail (JSON), result bytes.
+-- Returns 1 if the job ended as asked (also when asked again), else 0.
+local id, worker, attempt, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local key = KEY.job .. id
+local status = held(id, worker, attempt)
+
+if not status then
+  -- The answer to the first call may have been lost on the way.
+  local job = redis.call('HMGET', key, 'owner', 'attempt', 'status')
+  return job[1] == worker and job[2] == attempt and job[3] == to and 1 or 0
+end
+
+if status == 'canceling' then
+  -- A cancel came first: whatever the worker wanted to say, the job ends canceled, and now.
+  close(id, 'canceled')
+  return to == 'canceled' and 1 or 0
+end
+if not MOVES[status][to] then return 0 end
+
+if to == 'failed' then return fail(id, ARGV[5]) and 1 or 0 end
+
+redis.call('SET', KEY.result .. id, ARGV[6])
+redis.call('HSET', key, 'output', ARGV[5])
+append(id, 'output', ARGV[5])
+close(id, to)
+local took = tonumber(now()) - tonumber(redis.call('HGET', key, 'started_at'))
+local mean = tonumber(redis.call('HGET', PACE, 'seconds') or took)
+redis.call('HSET', PACE, 'seconds', string.format('%.3f', 0.8 * mean + 0.2 * took))
+redis.call('EXPIRE', PACE, RETENTION_S)
+return 1

@@ -1,0 +1,96 @@
+"""The Lua scripts of `service/lua`, completed with the facts that Python owns.
+
+Every script runs behind the same prelude: the table of moves, the key names and the lifetimes are
+generated from `jobs.MOVES`, `keys` and the settings, so each fact is written down once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from service import keys
+from service.jobs import MOVES
+from service.settings import Settings
+
+NAMES: Final = (
+    "setup",
+    "submit",
+    "claim",
+    "renew",
+    "start",
+    "emit",
+    "finish",
+    "release",
+    "cancel",
+    "depth",
+    "beat",
+)
+
+# What Redis returns and takes; nested lists for claim.
+Reply = bytes | int | None | list["Reply"]
+Argument = bytes | str | int | float
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name} = {value}" for name, value in rows.items()) + "}"
+
+
+def prelude(settings: Settings) -> str:
+    """The generated constants, in Lua."""
+    moves = {
+        status.value: _table({target.value: "true" for target in sorted(targets)})
+        for status, targets in MOVES.items()
+    }
+    prefixes = {kind: f"'{keys.prefix(kind)}'" for kind in (*keys.PER_JOB, "queue")}
+    constants = {
+        "MOVES": _table(moves),
+        "KEY": _table(prefixes),
+        "GROUP": f"'{keys.GROUP}'",
+        "RELEASED": f"'{keys.RELEASED}'",
+        "EVENTS_MAXLEN": str(keys.EVENTS_MAXLEN),
+        "BELL": f"'{keys.BELL}'",
+        "DEAD": f"'{keys.DEAD}'",
+        "ENDED": f"'{keys.ENDED}'",
+        "PACE": f"'{keys.PACE}'",
+        "ALIVE_S": str(keys.alive_ttl_s(settings)),
+        "RETENTION_S": str(settings.retention_s),
+        "LEASE_MS": str(round(settings.lease_s * 1000)),
+    }
+    return "\n".join(f"local {name} = {value}" for name, value in constants.items())
+
+
+def source(name: str, settings: Settings) -> str:
+    """The full text of one script: its shebang, the constants, the shared part, its body."""
+    folder = files("service") / "lua"
+    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
+    shared = (folder / "job.lua").read_text()
+    return "\n".join((shebang, prelude(settings), shared, body))
+
+
+class Scripts:
+    """The scripts of one client, run by name; sent in full to a server that lacks them."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._texts = {name: source(name, settings) for name in NAMES}
+        self._hashes = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            for name, text in self._texts.items()
+        }
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument] = ()) -> Reply:
+        """Runs one script atomically; `keys` are all the keys it may touch."""
+        given: list[Any] = [len(keys), *keys, *args]
+        try:
+            reply = self._redis.evalsha(self._hashes[name], *given)
+            return await cast("Awaitable[Reply]", reply)
+        except NoScriptError:
+            # Not SCRIPT LOAD and once more: a server may be replaced between any two commands.
+            reply = self._redis.eval(self._texts[name], *given)
+            return await cast("Awaitable[Reply]", reply)

@@ -1,0 +1,71 @@
+"""Jobs, leases and pictures for the tests of the service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service import keys
+from service.jobs import Job, OutputInfo, RestoreOptions, SourceInfo
+from service.queue import JobQueue
+from service.settings import Settings
+
+Submit = Callable[..., Awaitable[Job]]
+
+IMAGE = b"the bytes of an upload"
+RESULT = b"the bytes of a result"
+
+
+async def statuses(redis: Redis, job_id: str = "job") -> list[str]:
+    """The statuses a job went through, from its event log."""
+    log: Any = await redis.xrange(keys.events(job_id))
+    return [
+        json.loads(fields[b"data"])["status"] for _, fields in log if fields[b"type"] == b"status"
+    ]
+
+
+@pytest.fixture
+async def hasty_queue(redis: Redis, settings: Settings) -> JobQueue:
+    """A queue on the same server whose leases end after 900 ms of silence."""
+    made = JobQueue(redis, settings.model_copy(update={"lease_s": 0.9}))
+    await made.setup()
+    return made
+
+
+@pytest.fixture
+def submit(queue: JobQueue, source_info: SourceInfo) -> Submit:
+    """`await submit("id", steps=3)`: a job in the queue, with these options."""
+
+    async def submit_one(job_id: str = "job", **options: Any) -> Job:
+        return await queue.submit(job_id, RestoreOptions(**options), source_info, IMAGE)
+
+    return submit_one
+
+
+@pytest.fixture(scope="session")
+def source_info() -> SourceInfo:
+    """What the door would say about IMAGE."""
+    return SourceInfo(
+        width=64,
+        height=48,
+        content_type="image/png",
+        bytes=len(IMAGE),
+        sha256=hashlib.sha256(IMAGE).hexdigest(),
+    )
+
+
+@pytest.fixture(scope="session")
+def output_info() -> OutputInfo:
+    """What the worker would say about RESULT."""
+    return OutputInfo(
+        width=64,
+        height=48,
+        content_type="image/png",
+        bytes=len(RESULT),
+        sha256=hashlib.sha256(RESULT).hexdigest(),
+    )

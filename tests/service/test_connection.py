@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError, ResponseError
+
+from service.connection import MAX_BLOCK_S, SOCKET_TIMEOUT_S, connect, unavailable_when_away
+from service.errors import NotFound, ServerUnavailable
+from service.settings import Settings
+
+
+def test_a_client_needs_an_address() -> None:
+    with pytest.raises(ValueError, match="redis_url"):
+        connect(Settings())
+
+
+async def test_a_client_speaks_bytes(redis: Redis) -> None:
+    assert await redis.echo("ä") == "ä".encode()
+
+
+async def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    client = connect(Settings(redis_url=f"unix://{tmp_path}/nobody.sock"))
+    with pytest.raises(ServerUnavailable, match="not available"), unavailable_when_away():
+        await client.ping()
+    await client.aclose()
+
+
+async def test_a_server_that_cannot_write_is_unavailable() -> None:
+    with pytest.raises(ServerUnavailable, match="MISCONF"), unavailable_when_away():
+        raise ResponseError("MISCONF Errors writing to the AOF file")
+
+
+async def test_our_own_mistakes_are_not_called_an_outage() -> None:
+    with pytest.raises(ResponseError, match="WRONGTYPE"), unavailable_when_away():
+        raise ResponseError("WRONGTYPE of key")
+    with pytest.raises(NotFound), unavailable_when_away():
+        raise NotFound("no job")
+
+
+async def test_an_outage_keeps_its_cause() -> None:
+    with pytest.raises(ServerUnavailable) as caught, unavailable_when_away():
+        raise ConnectionError("refused")
+    assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+def test_a_blocking_read_ends_before_its_socket_gives_up() -> None:
+    assert MAX_BLOCK_S < SOCKET_TIMEOUT_S
