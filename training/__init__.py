@@ -1,0 +1,1 @@
+"""Training of the restoration networks: degradations, data, captions and the training loop."""
