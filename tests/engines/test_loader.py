@@ -19,6 +19,7 @@ from engines.restoration import Restoration
 from engines.restorer import Restorer
 from engines.sizes import PUBLISHED_MAX_SIDE_PX, PUBLISHED_MIN_SIDE_PX
 from engines.weights import fingerprint, load_lora
+from training.nano import RESTORER
 
 
 @pytest.fixture
@@ -68,7 +69,8 @@ def test_a_loaded_model_says_what_it_is(nano_like: Restorer, nano_like_folder: P
 def test_the_folder_brings_its_own_presets_and_sides(
     nano_like: Restorer, sdxl_like: Restorer
 ) -> None:
-    assert nano_like.presets["balanced"]["steps"] == 10
+    assert nano_like.presets == RESTORER["presets"]
+    assert nano_like.presets != PRESETS
     limits = nano_like.settings.limits
     assert (limits.min_side_px, limits.max_side_px) == (None, None)
     assert sdxl_like.presets == PRESETS

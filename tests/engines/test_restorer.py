@@ -108,11 +108,13 @@ def test_pictures_are_padded_by_mirroring_to_multiples_of_64(
     assert np.array_equal(ours[70:128, :48], given[:11:-1])
 
 
-def test_presets_are_the_starting_point_of_parameters(nano_like: Restorer) -> None:
+def test_presets_are_the_starting_point_of_parameters(
+    nano_like: Restorer, sdxl_like: Restorer
+) -> None:
     balanced = nano_like.params("balanced", {"seed": 7, "steps": 3})
     assert (balanced.seed, balanced.steps, balanced.guidance_scale) == (7, 3, 1.0)
     assert nano_like.params() == nano_like.params("balanced")
-    assert nano_like.params("faithful") == RestoreParams()
+    assert sdxl_like.params("faithful") == RestoreParams()
 
 
 def test_an_unknown_preset_is_refused_with_those_that_are_known(nano_like: Restorer) -> None:
