@@ -22,7 +22,6 @@ STEPS = Tolerance(5e-5)
 LATENTS = Tolerance(5e-5, 1e-3)
 IMAGES = Tolerance(None, 1e-3)
 GREY_LEVELS = Tolerance(None, 1.0)
-MAIN_SIDES_PX = (64, 128)  # the recorded command line ran with these instead of (768, 1024)
 
 # Where the official code raises: (does this call do it?, why ours does not, and what it does).
 DIFFERENCES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
@@ -139,11 +138,13 @@ def _main_batch(
     case: Case, restorer: Restorer, work: tuple[int, list[str], dict[str, Any]], draws: list[Tensor]
 ) -> None:
     number, names, call = work
+    recorded_with = case.info["resize_patch"]
+    sides = (recorded_with["min_side"], recorded_with["max_side"])
     images = [Image.fromarray(case.given(f"in.{name}").numpy()) for name in names]
     outs = []
     brought = []
     for image in images:
-        size, out = sizes.official_work_size(image.size, MAIN_SIDES_PX)
+        size, out = sizes.official_work_size(image.size, sides)
         brought.append(image.resize(size, Image.Resampling.BILINEAR))
         outs.append(out)
     first = floored(brought[0].size)
