@@ -24,7 +24,7 @@ from engines.weights import load_lora, load_networks, save_networks
 from training import nano
 from training.data import Batch, PatchSource
 from training.degrade import DegradationConfig
-from training.objective import Example, PreviewerLora, draw, estimates, gain
+from training.objective import Example, PreviewerLora, absolute_error, draw, estimates, gain
 
 EMA_DECAY = 0.99
 WARMUP = 100
@@ -41,15 +41,19 @@ class Phase:
 
 
 PHASES = (
-    Phase(64, 24, previews=False, until=0.86),
+    Phase(64, 24, previews=False, until=0.8),
     Phase(64, 24, previews=True, until=0.97),
     Phase(128, 6, previews=True, until=1.0),
 )
 DEGRADATION = DegradationConfig(
     strength_shape=(1.4, 1.3), shuffle_share=0.25, second_round_share=0.25
 )
-LOSS_SCALE = 0.05  # of a dB, which keeps gradients within the clip
-LORA_RATE = 5e-4  # the previewer joins late, when the other rates have fallen
+LORA_RATE = 3e-4  # the previewer joins late, when the other rates have fallen
+HEAD_RATE = 0.3  # of the others: at the full rate the last layer's own noise drowns what it learns
+VALIDATION_EVERY = 12  # photographs, of which one is never trained on
+VALIDATION_PX = 96
+VALIDATION_BATCHES = 4
+VALIDATION_TIMESTEP = 10
 
 
 class Trainee(nn.Module):
@@ -98,10 +102,12 @@ class Run:
         self.alphas = alphas_cumprod(folder.scheduler)
         self.parameters = dict(self.trainee.named_parameters())
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        lora = [p for name, p in self.parameters.items() if name.startswith("lora.")]
-        others = [p for name, p in self.parameters.items() if not name.startswith("lora.")]
+        head, lora, others = [], [], []
+        for name, parameter in self.parameters.items():
+            group = head if ".conv_out." in name else lora if name.startswith("lora.") else others
+            group.append(parameter)
         self.optimizer = torch.optim.AdamW(
-            [{"params": others}, {"params": lora}],
+            [{"params": others}, {"params": head}, {"params": lora}],
             lr=peak,
             betas=(0.9, 0.99),
             weight_decay=1e-4,
@@ -135,8 +141,8 @@ class Run:
     def step(self, batch: Batch, total: int) -> list[float]:
         """One optimizer step; returns the gains of preview and main network over the input, dB."""
         rate = learning_rate(self.iteration, total, self.peak)
-        weights, lora = self.optimizer.param_groups
-        weights["lr"], lora["lr"] = rate, max(rate, LORA_RATE)
+        others, head, lora = self.optimizer.param_groups
+        others["lr"], head["lr"], lora["lr"] = rate, HEAD_RATE * rate, max(rate, LORA_RATE)
         codec = self.trainee.networks.codec
         clean, degraded = codec.encode(batch.clean, None), codec.encode(batch.degraded, None)
         example = Example(clean, degraded, batch.degraded, batch.captions)
@@ -147,19 +153,18 @@ class Run:
             if previewer is not None:
                 example = self._with_earlier(example, previewer)
             found = estimates(self.trainee.networks, previewer, example, chance, self.alphas)
-            main = gain(found.main, degraded, clean)
             reference = degraded if found.preview is None else found.preview
-            preview = gain(reference, degraded, clean)
+            loss = absolute_error(found.main, clean) + absolute_error(reference, clean)
             self.optimizer.zero_grad(set_to_none=True)
-            (-LOSS_SCALE * (main + preview)).backward()
+            loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
         self.iteration += 1
         self._follow()
         # Where sampling starts: from the input. The few clean starts would flatter the figure.
         rows = (chance.clean_start + chance.rollout).flatten() == 0
-        told = gain(found.main[rows], degraded[rows], clean[rows])
-        return [preview.item(), told.item()]
+        told = [gain(x[rows], degraded[rows], clean[rows]) for x in (reference, found.main)]
+        return [value.item() for value in told]
 
     @torch.no_grad()
     def _with_earlier(self, example: Example, previewer: PreviewerLora) -> Example:
@@ -169,6 +174,32 @@ class Run:
         networks = self.trainee.networks
         found = estimates(networks, previewer, example, chance, self.alphas)
         return replace(example, earlier=found.main.float())
+
+    @torch.no_grad()
+    def validate(self, batches: list[Batch], *, previews: bool) -> tuple[float, float]:
+        """Gains in dB of preview and main network of the averaged weights, in one step."""
+        current = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._assign(self.average)
+        codec, previewer = self.trainee.networks.codec, self.trainee.lora if previews else None
+        gains: list[list[float]] = []
+        for index, batch in enumerate(batches):
+            clean, degraded = codec.encode(batch.clean, None), codec.encode(batch.degraded, None)
+            example = Example(clean, degraded, batch.degraded, [""] * len(batch.captions))
+            chance = draw(torch.Generator().manual_seed(index), clean.shape)
+            chance = replace(
+                chance,
+                timesteps=torch.full_like(chance.timesteps, VALIDATION_TIMESTEP),
+                clean_start=torch.zeros_like(chance.clean_start),
+                drop_vision=torch.zeros_like(chance.drop_vision),
+                keep_aggregator=torch.ones_like(chance.keep_aggregator),
+            )
+            with torch.autocast("cpu", torch.bfloat16):
+                found = estimates(self.trainee.networks, previewer, example, chance, self.alphas)
+            preview = degraded if found.preview is None else found.preview
+            gains.append([gain(x, degraded, clean).item() for x in (preview, found.main)])
+        self._assign(current)
+        preview, main = torch.tensor(gains).mean(0).tolist()
+        return preview, main
 
     def _follow(self) -> None:
         """Move the average towards the weights."""
@@ -187,29 +218,45 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in state.items()}
 
 
+def split(photos: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Photographs to train on and, one in every twelve, to validate on: their file names."""
+    names = sorted(path.name for path in photos.iterdir())
+    validation = frozenset(names[VALIDATION_EVERY // 2 :: VALIDATION_EVERY])
+    return frozenset(names) - validation, validation
+
+
 def train(run: Run, photos: Path, total: int, save_every_s: float) -> None:
-    """Run until `total` iterations, printing the mean losses once a minute."""
+    """Run until `total` iterations, printing the mean gains once a minute."""
     started = saved = printed = time.monotonic()
-    losses: list[list[float]] = []
+    trained_on, validated_on = split(photos)
+    unseen = PatchSource(
+        photos, seed=2, crop_px=VALIDATION_PX, config=DEGRADATION, held_out=trained_on
+    )
+    validation = [unseen.batch(i, 16) for i in range(VALIDATION_BATCHES)]
+    gains: list[list[float]] = []
     while run.iteration < total:
         phase = phase_of(run.iteration, total)
-        source = PatchSource(photos, seed=1, crop_px=phase.crop_px, config=DEGRADATION)
+        source = PatchSource(
+            photos, seed=1, crop_px=phase.crop_px, config=DEGRADATION, held_out=validated_on
+        )
         last = math.ceil(phase.until * total)
         batches = source.batches(run.iteration, phase.batch)
         for batch in itertools.islice(batches, last - run.iteration):
-            losses.append(run.step(batch, total))
+            gains.append(run.step(batch, total))
             now = time.monotonic()
             if now - printed > 60:
-                means = torch.tensor(losses).nanmean(0).tolist()  # a small batch may have none
+                means = torch.tensor(gains).nanmean(0).tolist()  # a small batch may have none
                 print(
                     f"{now - started:7.0f} s  iteration {run.iteration:6d}/{total}"
                     f"  crop {phase.crop_px}  gain: preview {means[0]:+.3f}"
                     f"  main {means[1]:+.3f} dB",
                     flush=True,
                 )
-                losses, printed = [], now
+                gains, printed = [], now
             if now - saved > save_every_s:
                 run.save()
+                preview, main = run.validate(validation, previews=phase.previews)
+                print(f"  validation: preview {preview:+.3f}  main {main:+.3f} dB", flush=True)
                 saved = now
         batches.close()
     run.save()
@@ -225,7 +272,7 @@ def main() -> None:
         "--start-from", type=Path, help="model folder whose weights a new run begins with"
     )
     parser.add_argument("--iterations", type=int, default=6000)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--save-every-s", type=float, default=240.0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -17,6 +17,7 @@ from training.objective import (
     Draw,
     Example,
     PreviewerLora,
+    absolute_error,
     draw,
     estimates,
     gain,
@@ -152,7 +153,7 @@ def test_the_preview_loss_reaches_every_up_half_of_the_update_and_no_network(
 ) -> None:
     preview = estimates(networks, lora, example, chance, ALPHAS).preview
     assert preview is not None
-    gain(preview, example.degraded, example.clean).backward()
+    absolute_error(preview, example.clean).backward()
     assert base_gradients(networks) == []
     assert {f"up.{i}" for i in range(len(lora.names))} <= set(with_gradient(lora))
 
@@ -163,7 +164,7 @@ def test_the_preview_loss_reaches_the_down_halves_once_up_has_left_zero(
     perturb(lora)
     preview = estimates(networks, lora, example, chance, ALPHAS).preview
     assert preview is not None
-    gain(preview, example.degraded, example.clean).backward()
+    absolute_error(preview, example.clean).backward()
     assert {f"down.{i}" for i in range(len(lora.names))} <= set(with_gradient(lora))
 
 
@@ -172,7 +173,7 @@ def test_the_main_loss_reaches_the_networks_and_not_the_update(
 ) -> None:
     perturb(lora)
     main = estimates(networks, lora, example, chance, ALPHAS).main
-    gain(main, example.degraded, example.clean).backward()
+    absolute_error(main, example.clean).backward()
     assert with_gradient(lora) == []
     reached = [len(with_gradient(part)) > 0 for part in networks.modules()[:-1]]
     assert reached == [True] * 4
@@ -289,8 +290,12 @@ def test_gains_are_averaged_over_pictures_whatever_their_damage() -> None:
     assert both == pytest.approx(6.02, abs=0.05)
 
 
+def test_the_loss_is_the_mean_absolute_error() -> None:
+    assert absolute_error(offset(0.5, 0.1), offset(0.0, 0.0)).item() == pytest.approx(0.3, abs=1e-3)
+
+
 def test_a_perfect_estimate_has_a_gradient_without_nan() -> None:
     estimate = normal(1, 2, 4, 4).requires_grad_()
-    gain(estimate, estimate.detach() + 1, estimate.detach()).backward()
+    absolute_error(estimate, estimate.detach()).backward()
     assert estimate.grad is not None
     assert estimate.grad.abs().max() == 0

@@ -13,7 +13,18 @@ from torch import Tensor
 import engines
 from training import train
 from training.data import Batch, PatchSource
-from training.train import LORA_RATE, PHASES, WARMUP, Phase, Run, learning_rate, phase_of
+from training.train import (
+    HEAD_RATE,
+    LORA_RATE,
+    PHASES,
+    VALIDATION_EVERY,
+    WARMUP,
+    Phase,
+    Run,
+    learning_rate,
+    phase_of,
+    split,
+)
 
 TOTAL = 4
 LONG = 100
@@ -30,10 +41,10 @@ def _same_random_numbers_afterwards() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three generated pictures."""
+    """Generated pictures, just enough for one to validate on."""
     photos = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    for index in range(3):
+    for index in range(VALIDATION_EVERY):
         coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         coarse.resize((128, 128), Image.Resampling.BICUBIC).save(photos / f"{index}.png")
     return photos
@@ -89,7 +100,7 @@ def test_a_run_shorter_than_its_warm_up_only_warms_up(total: int) -> None:
 
 @pytest.mark.parametrize(
     ("iteration", "phase"),
-    [(0, 0), (859, 0), (860, 1), (969, 1), (970, 2), (999, 2)],
+    [(0, 0), (799, 0), (800, 1), (969, 1), (970, 2), (999, 2)],
 )
 def test_a_phase_ends_where_its_share_of_the_run_ends(iteration: int, phase: int) -> None:
     assert phase_of(iteration, 1000) is PHASES[phase]
@@ -135,7 +146,37 @@ def test_a_step_is_taken_at_the_learning_rate_of_its_iteration(
     run.iteration = 2
     run.step(batches[0], TOTAL)
     rates = [group["lr"] for group in run.optimizer.param_groups]
-    assert rates == [PEAK * 3 / WARMUP, LORA_RATE]
+    rate = PEAK * 3 / WARMUP
+    assert rates == [rate, HEAD_RATE * rate, LORA_RATE]
+
+
+def test_the_last_layer_learns_at_its_own_rate_and_every_parameter_once(tmp_path: Path) -> None:
+    run = run_at(tmp_path)
+    groups = [group["params"] for group in run.optimizer.param_groups]
+    assert any(parameter is run.parameters[HEAD] for parameter in groups[1])
+    assert sum(len(group) for group in groups) == len(run.parameters)
+
+
+def test_photographs_to_validate_on_are_never_trained_on(tmp_path: Path) -> None:
+    for index in range(30):
+        (tmp_path / f"{index:02}.png").touch()
+    trained_on, validated_on = split(tmp_path)
+    assert sorted(validated_on) == ["06.png", "18.png"]
+    assert not trained_on & validated_on
+    assert len(trained_on) == 28
+
+
+def test_validation_measures_the_average_and_leaves_the_weights(
+    batches: list[Batch], tmp_path: Path
+) -> None:
+    run = run_at(tmp_path)
+    assert run.validate(batches, previews=True) == (0.0, 0.0)
+    run.average[HEAD].add_(0.25)
+    before = {name: value.clone() for name, value in run.trainee.state_dict().items()}
+    preview, main = run.validate(batches, previews=False)
+    assert preview == 0.0
+    assert main < 0.0
+    assert differing(run.trainee.state_dict(), before) == []
 
 
 def test_the_previewer_joins_in_its_phase_alone(batches: list[Batch], tmp_path: Path) -> None:
