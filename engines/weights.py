@@ -49,6 +49,21 @@ def load_networks(networks: Networks, folder: Path) -> None:
     """Fill every network from `folder`, in place, in the networks' own dtype."""
     load_denoiser(networks.denoiser, folder)
     _fill("aggregator", networks.aggregator, _read(folder, AGGREGATOR))
+    _load_encoders(networks, folder)
+
+
+def load_pretrained(networks: Networks, folder: Path) -> None:
+    """Fill what SDXL and DINOv2 bring; adapter and aggregator keep their weights."""
+    denoiser = networks.denoiser
+    own = denoiser.state_dict()
+    state = {key: own[key] for key in adapter_keys(denoiser)}
+    state.update({f"unet.{key}": value for key, value in _read(folder, UNET).items()})
+    _fill("unet", denoiser, state)
+    _load_encoders(networks, folder)
+
+
+def _load_encoders(networks: Networks, folder: Path) -> None:
+    """Fill vision and text encoders and, where it has weights, the codec."""
     vision = {_respelled(key, VISION_SPELLING): v for key, v in _read(folder, VISION).items()}
     _fill("dinov2", networks.vision.dino, vision)
     # Older files wrap the first text encoder as `text_model`.

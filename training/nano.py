@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ PREPROCESSING: dict[str, Any] = {
 # Nano samples where it was trained most: at small time steps, at one size conditioning, and
 # without guidance, which halves its cost.
 SAMPLING: dict[str, Any] = {
-    "denoising_start": 100,
+    "denoising_start": 40,
     "guidance_scale": 1.0,
     "micro": {"original_size": [256, 256], "target_size": [256, 256]},
 }
@@ -102,12 +103,21 @@ RESAMPLER = ResamplerConfig(
 )
 
 
+def write_tiny_configs(folder: Path) -> None:
+    """Like nano, with fewer channels: trains in seconds, restores nothing well."""
+    _write(folder, {**UNET, "block_out_channels": [32, 32, 64], "attention_head_dim": [1, 1, 2]})
+
+
 def write_configs(folder: Path) -> None:
     """Write every configuration and tokenizer file of the nano model into `folder`."""
-    vocabulary, merges = byte_vocabulary(VOCABULARY_WORDS.split())
+    _write(folder, UNET)
+
+
+def _write(folder: Path, unet: dict[str, Any]) -> None:
+    vocabulary, _ = byte_vocabulary(VOCABULARY_WORDS.split())
     text = _text_config(len(vocabulary))
     files: dict[str, Any] = {
-        "sdxl/unet/config.json": UNET,
+        "sdxl/unet/config.json": unet,
         "sdxl/vae/config.json": CODEC,
         "sdxl/scheduler/scheduler_config.json": SCHEDULER,
         "sdxl/text_encoder/config.json": text,
@@ -117,23 +127,33 @@ def write_configs(folder: Path) -> None:
         "instantir/resampler_config.json": resampler_json(RESAMPLER),
         "instantir/restorer.json": RESTORER,
     }
-    tokenizer = {
+    write_files(folder, files)
+    write_tokenizers(folder, TEXT_LENGTH)
+
+
+def write_tokenizers(folder: Path, length: int) -> None:
+    """Write both byte-pair tokenizers of `VOCABULARY_WORDS`, for prompts of `length` tokens."""
+    vocabulary, merges = byte_vocabulary(VOCABULARY_WORDS.split())
+    config = {
         "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": TEXT_LENGTH,
+        "model_max_length": length,
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     }
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     for name in ("tokenizer", "tokenizer_2"):
-        files[f"sdxl/{name}/tokenizer_config.json"] = tokenizer
-        files[f"sdxl/{name}/vocab.json"] = vocabulary
+        files = {"tokenizer_config.json": config, "vocab.json": vocabulary}
+        write_files(folder / "sdxl" / name, files)
+        (folder / "sdxl" / name / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_files(folder: Path, files: Mapping[str, Any]) -> None:
+    """Write JSON files, by their paths in `folder`."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    for name in ("tokenizer", "tokenizer_2"):
-        (folder / "sdxl" / name / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def byte_vocabulary(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -16,7 +16,8 @@ from engines.params import RestoreParams
 from engines.weights import save_networks
 from training import nano
 from training.captions import ATTRIBUTES, FALLBACK
-from training.objective import PreviewerLora
+from training.lora import PreviewerLora
+from training.stages import NANO
 
 MAX_BYTES = 40_000_000
 WORDS = nano.VOCABULARY_WORDS.split()
@@ -93,7 +94,7 @@ def test_text_has_the_widths_the_unet_expects(networks: Networks) -> None:
 
 
 def test_the_weights_on_disk_are_at_most_40_megabytes(networks: Networks, tmp_path: Path) -> None:
-    lora = PreviewerLora(networks.denoiser)
+    lora = PreviewerLora(networks.denoiser, NANO.rank, NANO.alpha)
     # An update of zeros would not be smaller on disk.
     pairs = {name: LoraPair(pair.down, pair.up, 1.0) for name, pair in lora.pairs().items()}
     save_networks(networks, pairs, tmp_path, torch.float16)
