@@ -1,19 +1,22 @@
 import json
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from evals import quality
-from evals.metrics import METRICS, psnr
+from evals.compare import load_cases
+from evals.metrics import METRICS
+from evals.optional import NotPresentError
+from evals.panel import Panel
+from evals.peers import Peer
+from evals.table import SHEET_CELL_PX
 
-SIDE = 48
+PANEL = Panel({"psnr": METRICS["psnr"]}, {}, {"lpips": "not installed"})
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Progress:
 class Sharpener:
     """Stands in for an engine: every step is one unsharp mask; later pictures take more steps."""
 
-    name: str = "sharpener"
+    name: str = "nano"
     fingerprint: str = "0123"
     groups: list[int] = field(default_factory=list[int])
     begun: int = 0
@@ -55,85 +58,50 @@ class Sharpener:
         return restoration.image
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for side in ("lq", "hq"):
-        (tmp_path / side).mkdir()
-    for index in range(3):
-        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        clean = small.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-        clean.save(tmp_path / "hq" / f"{index}.png")
-        clean.filter(ImageFilter.GaussianBlur(1.2)).save(tmp_path / "lq" / f"{index}.png")
-    rows = [{"file": f"{i}.png", "severity": s} for i, s in enumerate(["light", "heavy", "light"])]
-    (tmp_path / "meta.json").write_text(json.dumps(rows), encoding="utf-8")
-    return tmp_path
-
-
-def outcomes(photos: Path) -> list[quality.Outcome]:
-    return quality.evaluate(Sharpener(), quality.load_cases(photos), None)
-
-
-def test_pictures_are_stepped_two_at_a_time_until_each_is_done(photos: Path) -> None:
+def test_pictures_are_stepped_together_until_each_is_done(photos: Path) -> None:
     engine = Sharpener()
-    quality.evaluate(engine, quality.load_cases(photos), None)
-    assert engine.groups == [2, 1, 1, 1, 1]
+    pictures = [case.lq for case in load_cases(photos)]
+    restored = quality.restore_together(engine, pictures, None)
+    assert engine.groups == [3, 2, 1]
+    assert restored[0] == pictures[0].filter(ImageFilter.UnsharpMask(1.0, 60, 0))
 
 
-def test_scores_compare_input_and_result_with_the_original(photos: Path) -> None:
-    for outcome in outcomes(photos):
-        case = outcome.case
-        assert outcome.input_scores["psnr"] == psnr(case.lq, case.hq)
-        assert outcome.model_scores["psnr"] == psnr(outcome.restored, case.hq)
-        assert outcome.model_scores["psnr"] > outcome.input_scores["psnr"]
+def test_the_input_the_model_and_the_peers_are_compared(photos: Path) -> None:
+    engine = Sharpener()
+    params = engine.params("fast", {"seed": 3})
+    run = quality.evaluate(engine, params, load_cases(photos), PANEL, ["bicubic"])
+    assert list(run.how) == ["input", "nano", "bicubic"]
+    assert engine.groups == [2, 1, 1, 1, 1]  # two pictures, one of them twice; then the third
+    assert run.params == {"preset": "fast", "seed": 3}
+    for outcome in run.outcomes:
+        scores = {name: result.scores["psnr"] for name, result in outcome.results.items()}
+        assert scores["bicubic"] < scores["input"] < scores["nano"]
+        assert outcome.results["input"].picture is outcome.case.lq
 
 
-def test_means_are_given_for_all_and_for_each_severity(photos: Path) -> None:
-    results = outcomes(photos)
-    summary = quality.summarize(results)
-    assert list(summary) == ["all", "light", "heavy"]
-    values = [o.model_scores["ssim"] for o in results]
-    assert summary["all"]["model"]["ssim"] == pytest.approx(sum(values) / 3)
-    assert summary["light"]["model"]["ssim"] == pytest.approx((values[0] + values[2]) / 2)
-    assert summary["heavy"]["model"] == pytest.approx(results[1].model_scores)
+def test_a_missing_peer_is_left_out_and_explained(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Any:
+        raise NotPresentError("not installed: pip install '.[peers]'")
+
+    monkeypatch.setattr(quality, "PEERS", {"real_esrgan": Peer("a network", missing)})
+    engine = Sharpener()
+    cases = load_cases(photos, 1)
+    run = quality.evaluate(engine, engine.params(None, {}), cases, PANEL, ["real_esrgan"])
+    assert list(run.how) == ["input", "nano"]
+    assert run.missing == {
+        "lpips": "not installed",
+        "real_esrgan": "not installed: pip install '.[peers]'",
+    }
+    assert quality.sheet_of(run).width == 2 * 3 * SHEET_CELL_PX
 
 
-def test_the_table_has_two_rows_for_each_group_and_picture(photos: Path) -> None:
-    lines = quality.to_markdown(outcomes(photos)).splitlines()
-    assert len(lines) == 2 + 2 * (3 + 3)
-    assert {line.count("|") for line in lines} == {len(METRICS) + 3}
-    assert "mean of light (2)" in lines[4]
-
-
-def test_a_folder_without_meta_or_pictures_is_told_apart(photos: Path, tmp_path: Path) -> None:
-    (photos / "meta.json").unlink()
-    assert [c.severity for c in quality.load_cases(photos, 2)] == ["", ""]
-    with pytest.raises(FileNotFoundError, match="lq"):
-        quality.load_cases(tmp_path / "lq")
-
-
-def test_an_infinite_psnr_is_null_in_the_report(photos: Path) -> None:
-    case = quality.load_cases(photos, 1)[0]
-    perfect = quality.Case(case.name, "", case.hq, case.hq)
-    engine = Sharpener(begun=-1)
-    params = engine.params("fast", {"seed": 1})
-    results = quality.evaluate(engine, [perfect], params)
-    assert results[0].model_scores["psnr"] == math.inf
-    report = quality.to_report(engine, params, results)
-    assert report["mean"]["all"]["model"]["psnr"] is None
-    assert json.loads(json.dumps(report, allow_nan=False))["params"]["preset"] == "fast"
-
-
-def test_the_sheet_shows_input_result_and_original_side_by_side(photos: Path) -> None:
-    results = outcomes(photos)
-    sheet = quality.contact_sheet(results)
-    cell, label = quality.SHEET_CELL_PX, quality.SHEET_LABEL_PX
-    assert sheet.size == (6 * cell, 2 * (cell + label))
-    third = (0, cell + 2 * label)  # the third case starts the second row
-    for place, picture in enumerate((results[2].case.lq, results[2].restored, results[2].case.hq)):
-        left, top = third[0] + place * cell, third[1]
-        shown = sheet.crop((left, top, left + SIDE, top + SIDE))
-        assert np.array_equal(np.asarray(shown), np.asarray(picture))
+@pytest.mark.parametrize("name", ["input", "nlm"])
+def test_a_model_with_the_name_of_another_method_is_refused(photos: Path, name: str) -> None:
+    engine = Sharpener(name=name)
+    with pytest.raises(ValueError, match=f"cannot be called '{name}'"):
+        quality.evaluate(engine, engine.params(None, {}), load_cases(photos), PANEL, [])
 
 
 def test_the_command_writes_table_report_and_sheet(
@@ -146,15 +114,27 @@ def test_the_command_writes_table_report_and_sheet(
         return Sharpener()
 
     monkeypatch.setitem(sys.modules, "engines", SimpleNamespace(load=load))
-    report, sheet = photos / "report.json", photos / "sheet.png"
+    monkeypatch.setattr(quality, "load_panel", lambda: PANEL)
+    reports = photos / "reports"
+    files = {kind: reports / f"eval.{kind}" for kind in ("json", "md", "png")}
     quality.main(
         ["--model", "nano", "--photos", str(photos), "--preset", "fast", "--limit", "2"]
-        + ["--json", str(report), "--sheet", str(sheet)]
+        + ["--peers", "bicubic,nlm", "--json", str(files["json"])]
+        + ["--markdown", str(files["md"]), "--sheet", str(files["png"])]
     )
-    written = json.loads(report.read_text(encoding="utf-8"))
+    written = json.loads(files["json"].read_text(encoding="utf-8"))
     assert loaded == ["nano"]
     assert written["params"] == {"preset": "fast", "seed": 0}
+    assert list(written["methods"]) == ["input", "nano", "bicubic", "nlm", "original"]
     assert [p["name"] for p in written["pictures"]] == ["0", "1"]
-    assert "mean of all (2)" in capsys.readouterr().out
-    with Image.open(sheet) as drawn:
-        assert drawn.width == 6 * quality.SHEET_CELL_PX
+    shown = capsys.readouterr().out
+    assert "| all (2) | nano |" in shown
+    assert files["md"].read_text(encoding="utf-8") == f"# Quality of nano\n\n{shown}"
+    with Image.open(files["png"]) as drawn:
+        assert drawn.width == 2 * 3 * SHEET_CELL_PX
+
+
+def test_an_unknown_peer_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quality.main(["--model", "nano", "--peers", "bicubic,magic"])
+    assert "no peer 'magic'; there are bicubic, nlm" in capsys.readouterr().err
