@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval studies clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -9,6 +9,7 @@ GOLDEN ?= ../shared/golden
 PHOTOS ?= ../shared/photos
 MODEL ?= nano
 OUT ?= runs
+PRESET ?= nano
 serve_flags = --port $(PORT) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 help: ## list the targets
@@ -46,11 +47,15 @@ lock: ready-dev ## write requirements/*.lock anew from pyproject.toml
 verify: ready-runtime ## golden numbers of the official pipeline (GOLDEN=folder)
 	$(PYTHON_BIN) -m engines.verify $(GOLDEN)
 
-train-nano: ready-dev ## train the embedded model (PHOTOS=folder OUT=folder, resumes; ARGS=...)
-	$(PYTHON_BIN) -m training.train --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)
+train-nano: ready-dev ## train the embedded model in all stages (PHOTOS=, OUT=folder, resumes; PRESET=tiny: a minute)
+	$(PYTHON_BIN) -m training.train --preset $(PRESET) --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)
 
-eval: ready-dev ## quality table on held-out photographs (MODEL=nano, PHOTOS=folder; ARGS=...)
-	$(PYTHON_BIN) -m evals.quality --model $(MODEL) --photos $(PHOTOS)/test --json reports/eval.json $(ARGS)
+eval: ready-dev ## quality of a model and its peers on photographs (MODEL=nano, PHOTOS=folder; ARGS=...)
+	$(PYTHON_BIN) -m evals.quality --model $(MODEL) --photos $(PHOTOS)/test \
+	  --json reports/eval.json --markdown reports/eval.md --sheet reports/eval.jpg $(ARGS)
+
+studies: ready-dev ## studies of the paper's claims with plots into docs/studies (MODEL=nano; ARGS=...)
+	$(PYTHON_BIN) -m evals.studies --model $(MODEL) --photos $(PHOTOS)/test $(ARGS)
 
 clean: ## remove caches and reports; .venv stays
 	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

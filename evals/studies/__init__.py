@@ -1,0 +1,1 @@
+"""Studies of what the paper claims, measured on a model: `python -m evals.studies`."""
