@@ -23,6 +23,7 @@ The table's order is the order of the words; a picture nothing is said of is "ph
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,17 @@ ATTRIBUTES = (
 )
 MAX_ATTRIBUTES = 4
 FALLBACK = "photograph"
+# The measure that a word speaks of, and the sign of the change it asks for.
+DIRECTIONS: Mapping[str, tuple[str, int]] = {
+    "bright": ("brightness", 1),
+    "dark": ("brightness", -1),
+    "warm": ("warmth", 1),
+    "cool": ("warmth", -1),
+    "colorful": ("chroma", 1),
+    "monochrome": ("chroma", -1),
+    "high contrast": ("contrast", 1),
+    "low contrast": ("contrast", -1),
+}
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -72,6 +84,12 @@ def measure(image: NDArray[np.float32]) -> Measures:
         gradient=float(gradient),
         lights=float((luma > 0.6).mean()),
     )
+
+
+def movement(word: str, before: Measures, after: Measures) -> float:
+    """How far a picture went the way that a word of `DIRECTIONS` asks for; negative: against it."""
+    name, sign = DIRECTIONS[word]
+    return sign * float(getattr(after, name) - getattr(before, name))
 
 
 def describe(m: Measures) -> str:

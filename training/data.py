@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training.captions import caption
 from training.degrade import DegradationConfig, FloatArray, degrade
+from training.edits import Edited, edit
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 CACHE_SHORT_SIDE_PX = 384
@@ -38,6 +39,7 @@ class Batch:
     degraded: Tensor
     captions: list[str]
     severities: list[float]
+    edited: Tensor  # (B,) bool: the clean picture was edited as its caption says
 
 
 def held_out_names(meta: Path) -> frozenset[str]:
@@ -73,11 +75,13 @@ class PatchSource:
         config: DegradationConfig | None = None,
         held_out: Collection[str] = (),
         clean_share: float = 0.0,
+        edit_share: float = 0.0,
     ) -> None:
         self.seed = seed
         self.crop_px = crop_px
         self.config = config or DegradationConfig()
         self.clean_share = clean_share
+        self.edit_share = edit_share
         self.names: list[str] = []
         self._pictures: list[Uint8Array] = []
         cached_bytes = 0
@@ -101,9 +105,14 @@ class PatchSource:
         clean: list[FloatArray] = []
         degraded: list[FloatArray] = []
         severities: list[float] = []
+        captions: list[str] = []
+        edited: list[bool] = []
         for _ in range(batch_size):
             patch = self._patch(rng)
-            clean.append(patch)
+            edited.append(bool(rng.random() < self.edit_share))
+            target = edit(patch, rng) if edited[-1] else Edited(patch, caption(patch))
+            clean.append(target.image)
+            captions.append(target.word)
             if rng.random() < self.clean_share:
                 degraded.append(patch)
                 severities.append(0.0)
@@ -111,8 +120,8 @@ class PatchSource:
                 result = degrade(patch, rng, self.config)
                 degraded.append(result.image)
                 severities.append(result.severity)
-        captions = [caption(patch) for patch in clean]
-        return Batch(_to_tensor(clean), _to_tensor(degraded), captions, severities)
+        images = _to_tensor(clean), _to_tensor(degraded)
+        return Batch(*images, captions, severities, torch.tensor(edited))
 
     def batches(
         self, start: int, batch_size: int, *, ahead: int = 2

@@ -63,7 +63,9 @@ def _need(trainee: Trainee, recipe: Recipe, stage: Stage) -> Need:
             counts[trains] += parameter.numel()
     kept, pack = _counter(trainee)
     pixels = torch.empty(stage.batch, 3, stage.crop_px, stage.crop_px, device="meta")
-    batch = Batch(pixels, pixels, [""] * stage.batch, [0.0] * stage.batch)
+    rows = stage.batch
+    edited = torch.zeros(rows, dtype=torch.bool)
+    batch = Batch(pixels, pixels, [""] * rows, [0.0] * rows, edited)
     setting = stage.setting(recipe.size_px)
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         outcome = Step(trainee)(stage, setting, batch, (0,))

@@ -44,6 +44,7 @@ class Example:
     degraded: Tensor  # (B, C, h, w)
     pixels: Tensor  # (B, 3, H, W) degraded, in [-1, 1]
     captions: list[str]
+    edited: Tensor  # (B,) bool: the clean latent is edited as its caption says
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +232,9 @@ def _restore(
     loss = setting.loss(main, example.clean)
     if previews:
         loss = loss + setting.loss(preview, example.clean)
-    # Rows that sampling would begin with; noised originals would flatter the figure.
-    told = [
-        gain(x, example.degraded, example.clean, chance.degraded_start) for x in (preview, main)
-    ]
+    # Rows that sampling would begin with; noised originals and edits would flatter the figure.
+    rows = chance.degraded_start & ~example.edited
+    told = [gain(x, example.degraded, example.clean, rows) for x in (preview, main)]
     return Outcome(loss, told[0] if previews else float("nan"), told[1])
 
 

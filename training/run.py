@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,8 +39,16 @@ class Step(nn.Module):
             self._encode(pixels.to(trainee.device), generator)
             for pixels in (batch.clean, batch.degraded)
         )
-        example = Example(clean, degraded, batch.degraded.to(trainee.device), batch.captions)
+        example = Example(
+            clean,
+            degraded,
+            batch.degraded.to(trainee.device),
+            batch.captions,
+            batch.edited.to(trainee.device),
+        )
         chance = on_device(draw(generator, clean.shape, stage.chances), trainee.device)
+        # Without its caption nothing would tell an edited original from a plain one.
+        chance = replace(chance, drop_text=chance.drop_text & ~batch.edited)
         return OBJECTIVES[stage.objective](trainee, example, chance, setting)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ class Stage:
     batch: int  # per process
     crop_px: int
     chances: Chances
+    edit_share: float = 0.0  # of the originals edited as their caption says
     loss: Callable[[Tensor, Tensor], Tensor] = mse
     accumulation: int = 1  # batches per optimizer step
     learning_rate: float = 1e-4
@@ -127,6 +128,7 @@ _POLISH = Stage(
     batch=24,
     crop_px=64,
     chances=_SAMPLING,
+    edit_share=0.2,
     loss=huber,
     learning_rate=5e-4,
     final_rate=0.12,
@@ -143,6 +145,7 @@ _BASE = replace(
     trains={Part.UNET: 1.0, Part.HEAD: 0.3, Part.TEXT: 1.0},
     iterations=300,
     chances=Chances(drop_text=0.1, drop_vision=0.9, degraded_start=0.5),
+    edit_share=0.0,
     final_rate=0.1,
     prepare=None,
 )

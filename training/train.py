@@ -73,6 +73,7 @@ def train_stage(run: Run, places: Places) -> None:
         crop_px=stage.crop_px,
         config=recipe.degradation,
         held_out=validated_on,
+        edit_share=stage.edit_share,
     )
     batches = source.batches(run.iteration, stage.batch)
     reporter = _Reporter(run, validation)

@@ -9,6 +9,7 @@ from evals.studies import (
     dcp_robustness,
     previewer_timestep,
     reference_variance,
+    semantic_editing,
 )
 from evals.studies.command import run
 
@@ -19,6 +20,7 @@ STUDIES = (
     previewer_timestep.STUDY,
     content_complexity.STUDY,
     adaptive_sampling.STUDY,
+    semantic_editing.STUDY,
 )
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ ORDER = (
     "previewer_timestep",
     "content_complexity",
     "adaptive_sampling",
+    "semantic_editing",
 )
 DIGITS = 5
 

@@ -1,8 +1,20 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.captions import ATTRIBUTES, FALLBACK, MAX_ATTRIBUTES, Measures, caption, describe
+from training.captions import (
+    ATTRIBUTES,
+    DIRECTIONS,
+    FALLBACK,
+    MAX_ATTRIBUTES,
+    Measures,
+    caption,
+    describe,
+    measure,
+    movement,
+)
 
 PLAIN = {
     "brightness": 0.45,
@@ -79,3 +91,15 @@ def test_a_checkerboard_is_detailed_and_of_high_contrast() -> None:
     board = np.indices((32, 32)).sum(axis=0) % 2
     picture = np.repeat(board[..., None].astype(np.float32), 3, axis=2)
     assert caption(picture) == "monochrome, high contrast, detailed"
+
+
+def test_a_word_is_followed_by_moving_its_measure_its_way() -> None:
+    dim, lit = (measure(np.full((4, 4, 3), level, np.float32)) for level in (0.25, 0.75))
+    assert movement("bright", dim, lit) == pytest.approx(0.5)
+    assert movement("dark", dim, lit) == pytest.approx(-0.5)
+    assert movement("warm", dim, lit) == pytest.approx(0.0)
+
+
+def test_directions_are_of_attributes_and_measures() -> None:
+    assert set(DIRECTIONS) <= set(ATTRIBUTES)
+    assert {name for name, _ in DIRECTIONS.values()} <= {f.name for f in fields(Measures)}

@@ -10,6 +10,10 @@ from PIL import Image
 from training import data
 from training.captions import caption
 from training.data import Batch, PatchSource, detail, held_out_names, load_picture
+from training.degrade import DegradationConfig
+from training.edits import EDITS
+
+MILD = DegradationConfig(strength=(0.0, 0.1))
 
 
 @pytest.fixture
@@ -108,3 +112,21 @@ def test_a_picture_under_the_crop_and_a_cache_over_its_limit_are_refused(
     monkeypatch.setattr(data, "CACHE_LIMIT_BYTES", 40_000)
     with pytest.raises(ValueError, match="40000 bytes"):
         PatchSource(folder, 1, 32)
+
+
+def test_an_edited_original_is_captioned_by_its_edit_and_its_input_is_not_edited(
+    photos: Path,
+) -> None:
+    plain, edited = (
+        PatchSource(photos, 1, 32, config=MILD, edit_share=share).batch(0, 1) for share in (0, 1)
+    )
+    assert plain.edited.tolist() == [False]
+    assert edited.edited.tolist() == [True]
+    assert edited.captions[0] in EDITS
+    original, changed, given = plain.clean, edited.clean, edited.degraded
+    assert (given - original).abs().mean() < (given - changed).abs().mean()
+
+
+def test_a_share_of_the_originals_is_edited(photos: Path) -> None:
+    batch = PatchSource(photos, seed=1, crop_px=32, edit_share=0.25).batch(0, 200)
+    assert batch.edited.float().mean().item() == pytest.approx(0.25, abs=0.12)

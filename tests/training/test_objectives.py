@@ -24,7 +24,8 @@ def example(trainee: Trainee) -> Example:
     clean, damage = normal(2, ROWS, 3, SIDE_PX, SIDE_PX).mul(0.2)
     degraded = clean + damage
     encode = trainee.codec.encode
-    return Example(encode(clean, None), encode(degraded, None), degraded, ["bright", "dark, warm"])
+    latents = encode(clean, None), encode(degraded, None)
+    return Example(*latents, degraded, ["bright", "dark, warm"], mask(False, False))
 
 
 @pytest.fixture
