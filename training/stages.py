@@ -104,7 +104,7 @@ PAPER = Recipe(
 
 # What nano meets when it samples: mostly noised inputs, at small time steps.
 _SAMPLING = Chances(
-    drop_text=0.1,
+    drop_text=0.5,  # most restorations have no prompt
     drop_vision=0.05,
     drop_residuals=0.05,
     degraded_start=0.95,
@@ -182,7 +182,7 @@ NANO = Recipe(
             objective=Objective.RESTORE_WITH_PREVIEWS,
             trains={**{part: 0.4 * share for part, share in _ALL.items()}, Part.PREVIEWER: 1.0},
             iterations=750,
-            chances=replace(_SAMPLING, rollout=0.5),
+            chances=replace(_SAMPLING, drop_text=0.8, rollout=0.5),
             loss=log_error,
             learning_rate=3e-4,
             final_rate=0.1,
@@ -196,7 +196,7 @@ NANO = Recipe(
             iterations=150,
             batch=6,
             crop_px=128,
-            chances=replace(_SAMPLING, rollout=0.5),
+            chances=replace(_SAMPLING, drop_text=0.8, rollout=0.5),
             loss=log_error,
             learning_rate=2e-5,
             final_rate=0.5,
@@ -207,7 +207,7 @@ NANO = Recipe(
     alpha=16.0,
     size_px=256.0,
     degradation=DegradationConfig(
-        strength_shape=(1.4, 1.3), shuffle_share=0.25, second_round_share=0.25
+        strength_shape=(1.0, 1.1), shuffle_share=0.25, second_round_share=0.25
     ),
     configure=nano.write_configs,
 )

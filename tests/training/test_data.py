@@ -130,3 +130,12 @@ def test_an_edited_original_is_captioned_by_its_edit_and_its_input_is_not_edited
 def test_a_share_of_the_originals_is_edited(photos: Path) -> None:
     batch = PatchSource(photos, seed=1, crop_px=32, edit_share=0.25).batch(0, 200)
     assert batch.edited.float().mean().item() == pytest.approx(0.25, abs=0.12)
+
+
+def test_detailed_pictures_are_preferred(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "busy.png")
+    Image.new("RGB", (64, 64), "gray").save(tmp_path / "plain.png")
+    crops = PatchSource(tmp_path, 1, 32).batch(0, 40).clean
+    busy = (crops.flatten(1).std(dim=1) > 0.1).float().mean().item()
+    assert 0.8 < busy <= 1.0
