@@ -73,9 +73,10 @@ if ! .venv/bin/python -c '' 2> /dev/null; then
   say "creating .venv with $("$python" --version)"
   "$python" -m venv .venv
 fi
+install_torch
+# After torch: without --no-deps pip would report what packages of weights say about old versions.
 say "installing requirements/$kind.lock (some minutes the first time)"
 pip_install --require-hashes --no-deps -r "requirements/$kind.lock"
-install_torch
 say "installing this project"
 # A second --quiet: setuptools warns at length about editable installs as such.
 pip_install --quiet --no-deps --no-build-isolation --editable .

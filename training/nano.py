@@ -80,7 +80,7 @@ PREPROCESSING: dict[str, Any] = {
 SAMPLING: dict[str, Any] = {
     "prompt": "",
     "negative_prompt": "",
-    "denoising_start": 40,
+    "denoising_start": 100,  # as many steps as a request may ask for
     "guidance_scale": 1.0,
     "micro": {"original_size": [256, 256], "target_size": [256, 256]},
 }
