@@ -10,6 +10,8 @@ PHOTOS ?= ../shared/photos
 MODEL ?= nano
 OUT ?= runs
 PRESET ?= nano
+# glibc would give every large tensor's memory back to the system, and clear it again for the next.
+keep_memory = MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
 serve_flags = --port $(PORT) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 help: ## list the targets
@@ -48,11 +50,12 @@ verify: ready-runtime ## golden numbers of the official pipeline (GOLDEN=folder)
 	$(PYTHON_BIN) -m engines.verify $(GOLDEN)
 
 train-nano: ready-dev ## train the embedded model in all stages (PHOTOS=, OUT=folder, resumes; PRESET=tiny: a minute)
-	$(PYTHON_BIN) -m training.train --preset $(PRESET) --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)
+	$(keep_memory) $(PYTHON_BIN) -m training.train --preset $(PRESET) --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)
 
 eval: ready-dev ## quality of a model and its peers on photographs (MODEL=nano, PHOTOS=folder; ARGS=...)
 	$(PYTHON_BIN) -m evals.quality --model $(MODEL) --photos $(PHOTOS)/test \
-	  --json reports/eval.json --markdown reports/eval.md --sheet reports/eval.jpg $(ARGS)
+	  --json reports/eval.json --markdown reports/eval.md --sheet reports/eval.jpg \
+	  --failures reports/failures.jpg $(ARGS)
 
 studies: ready-dev ## studies of the paper's claims with plots into docs/studies (MODEL=nano; ARGS=...)
 	$(PYTHON_BIN) -m evals.studies --model $(MODEL) --photos $(PHOTOS)/test $(ARGS)

@@ -2,8 +2,9 @@
 
 FOLDER/sdxl/        diffusers layout: unet, vae, scheduler, text encoders and tokenizers
 FOLDER/dinov2/      {config,preprocessor_config}.json
-FOLDER/instantir/   adapter, aggregator and LoRA weights, and two optional files of ours:
+FOLDER/instantir/   adapter, aggregator and LoRA weights, and three optional files of ours:
     resampler_config.json   sizes that cannot be read off shapes (default: the published ones)
+    aggregator_config.json  {"sft_width"} of its merges (default: the published 128)
     restorer.json           {"presets", "min_side_px", "max_side_px", "tile_px", "overlap_px"} of
                             this model (default: engines.presets, and the published sides)
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import WeightsError
+from engines.models.aggregator import SFT_WIDTH
 from engines.models.resampler import ResamplerConfig
 
 _RESAMPLER_KEYS = {
@@ -41,6 +43,7 @@ class ModelFolder:
     vision: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     resampler: ResamplerConfig
+    sft_width: int
     restorer: Mapping[str, Any]
 
     @property
@@ -54,6 +57,7 @@ def read_folder(path: Path) -> ModelFolder:
     vision = _json(path / "dinov2" / "config.json")
     unet = _json(path / "sdxl" / "unet" / "config.json")
     resampler = path / "instantir" / "resampler_config.json"
+    aggregator = path / "instantir" / "aggregator_config.json"
     restorer = path / "instantir" / "restorer.json"
     return ModelFolder(
         path=path,
@@ -73,6 +77,7 @@ def read_folder(path: Path) -> ModelFolder:
                 "output_dim": _entry(unet, "cross_attention_dim", "sdxl/unet"),
             },
         ),
+        sft_width=(_json(aggregator) if aggregator.exists() else {}).get("sft_width", SFT_WIDTH),
         restorer=_json(restorer) if restorer.exists() else {},
     )
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 AGGREGATOR_THRESHOLD = 0.1
+SETTLED_SHARE = 0.1  # of what parts estimate and reference: less movement is standing still
 _TINY = 1e-12
 
 
@@ -43,6 +44,15 @@ def runs_aggregator(scale: Tensor) -> Tensor:
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Sum of squares over everything but the batch, (B,)."""
     return (a.float() - b.float()).pow(2).flatten(1).sum(dim=1)
+
+
+def settled(moved: float, apart: float) -> bool:
+    """Whether a reference that moved so far needs no renewal: what it lacks, the estimate adds.
+
+    Both are mean squares: of the reference's last movement, and of what parts estimate and
+    reference. The official factor is `apart / moved`: a settled reference has one of 10 or more.
+    """
+    return moved <= SETTLED_SHARE * apart
 
 
 def adaptive_factor(reference: Tensor, last_reference: Tensor, x0: Tensor) -> Tensor:

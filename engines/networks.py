@@ -37,7 +37,7 @@ def build_networks(folder: ModelFolder) -> Networks:
     """Networks with fresh weights, on torch's current default device."""
     return Networks(
         denoiser=build_denoiser(folder),
-        aggregator=Aggregator(folder.unet),
+        aggregator=Aggregator(folder.unet, folder.sft_width),
         vision=VisionEncoder(dict(folder.vision), dict(folder.preprocessing)),
         text=TextEncoder([dict(config) for config in folder.text], folder.tokenizers),
         codec=build_codec(folder.codec),

@@ -38,6 +38,14 @@ class Sampler(StrEnum):
     DDIM = "ddim"
 
 
+class Adaptive(StrEnum):
+    """What the movement of the references from step to step decides."""
+
+    OFF = "off"
+    OFFICIAL = "official"  # scales the aggregator; leaves it out where that falls too low
+    REUSE = "reuse"  # a reference that has settled serves again, with the aggregator's residuals
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroConditioning:
     """SDXL's size conditioning, (height, width) and (top, left) in pixels."""
@@ -66,7 +74,7 @@ class RestoreParams:
     guidance_scale: float = 7.0  # classifier-free guidance; off at 1 or below
     preview_start: float = 0.0  # before it, the reference is the degraded input itself
     creative_start: float = 1.0  # from it on, the aggregator is off
-    adaptive: bool = False  # the references' variance scales the aggregator (official `adastep`)
+    adaptive: Adaptive = Adaptive.OFF  # `official` is the published `adastep`
     seed: int = 0
     color_match: ColorMatch = ColorMatch.NONE
 
@@ -121,7 +129,9 @@ class RestoreParams:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown parameter(s): {', '.join(unknown)}")
         typed = dict(values)
-        for name, enum in (("color_match", ColorMatch), ("sampler", Sampler)):
+        if isinstance(typed.get("adaptive"), bool):  # a plain yes is the published way
+            typed["adaptive"] = Adaptive.OFFICIAL if typed["adaptive"] else Adaptive.OFF
+        for name, enum in _ENUMS.items():
             if typed.get(name) in list(enum):
                 typed[name] = enum(typed[name])
         for name in ("micro", "negative_micro"):
@@ -136,6 +146,13 @@ class RestoreParams:
     def as_dict(self) -> dict[str, Any]:
         """Every field as JSON-able values."""
         return dataclasses.asdict(self)
+
+
+_ENUMS: Mapping[str, type[StrEnum]] = {
+    "color_match": ColorMatch,
+    "sampler": Sampler,
+    "adaptive": Adaptive,
+}
 
 
 def _is(value: object, kind: Any) -> bool:

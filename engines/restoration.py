@@ -146,7 +146,9 @@ class Restoration:
     reference: Tensor | None = None  # (rows, C, h, w), the latest
     last_reference: Tensor | None = None  # positive row, as of the step before
     factor: Tensor = field(default_factory=lambda: torch.ones(1, 1, 1, 1))
-    residuals: Sequence[Tensor] | None = None  # (rows, ...) each, already scaled
+    residuals: Sequence[Tensor] | None = None  # (rows, ...) each; scaled, but for adaptive reuse
+    settled: bool = False  # the reference stands still (adaptive reuse)
+    reused: int = 0  # steps in a row that used an earlier reference
     trace: "StepTrace | None" = None
 
     @property

@@ -15,11 +15,13 @@ from engines import guidance
 from engines.models.denoiser import Denoiser
 from engines.networks import Networks
 from engines.parameterization import Prediction, predicted_x0
+from engines.params import Adaptive
 from engines.restoration import Restoration, StepInfo, StepTrace
 from engines.samplers import SAMPLERS, consistency_x0, ddpm_step
 
 Gate = Callable[[Tensor], Tensor]
 BATCH_LIMIT = 16  # restorations or tiles that run through a network at once: bounds memory
+REUSE_LIMIT = 2  # steps in a row that an earlier reference may serve
 
 
 @dataclass(slots=True)
@@ -32,7 +34,8 @@ class _Now:
     sample: Tensor  # (1, C, h, w) that the main network gets
     timestep: int  # of the main network and the aggregator
     reference: Tensor | None  # (rows, C, h, w), the latest
-    residuals: Sequence[Tensor] | None  # (rows, ...) each
+    residuals: Sequence[Tensor] | None  # (rows, ...) each, before their scale
+    scaled: Sequence[Tensor] | None = None  # the same as the main network gets them
     preview: Tensor | None = None  # previewer's raw prediction (rows, C, h, w)
 
     @property
@@ -42,6 +45,10 @@ class _Now:
     @property
     def previews(self) -> bool:
         return self.runs and self.restoration.plan.previews[self.restoration.step]
+
+    @property
+    def reuses(self) -> bool:
+        return self.restoration.params.adaptive is Adaptive.REUSE
 
 
 class StepLoop:
@@ -85,8 +92,7 @@ class StepLoop:
             self._aggregate(running)
         for now in batch:
             if now.residuals is not None:
-                # A skipped step scales what is left of the last one, as published.
-                now.residuals = [residual * now.scale for residual in now.residuals]
+                now.scaled = [residual * now.scale for residual in now.residuals]
         return list(zip(batch, self._denoise(batch), strict=True))
 
     def _gated(self, restorations: list[Restoration]) -> list[_Now]:
@@ -95,10 +101,13 @@ class StepLoop:
             on, ceiling = r.plan.aggregates[r.step], r.plan.ceilings[r.step]
             scales.append(guidance.aggregator_scale(r.factor.to(r.latents), ceiling, on))
         runs = self.gate(torch.cat(scales))
-        return [
-            _Now(r, scale, bool(run), r.latents, r.plan.timesteps[r.step], r.reference, r.residuals)
-            for r, scale, run in zip(restorations, scales, runs, strict=True)
-        ]
+        batch: list[_Now] = []
+        for r, scale, run in zip(restorations, scales, runs, strict=True):
+            stands = r.settled and r.reused < REUSE_LIMIT
+            timestep = r.plan.timesteps[r.step]
+            own = (r.latents, timestep, r.reference, r.residuals)
+            batch.append(_Now(r, scale, bool(run) and not stands, *own))
+        return batch
 
     def _preview(self, batch: list[_Now]) -> None:
         """One-step reference of the LoRA network; each guidance half keeps its own."""
@@ -172,7 +181,8 @@ class StepLoop:
     def _advance(self, now: _Now, prediction: Tensor) -> StepInfo:
         """Guidance, x0, sampler step and adaptive factor of one restoration."""
         r = now.restoration
-        r.reference, r.residuals = now.reference, now.residuals
+        # As published, a skipped step scales once more what is left of the last one's residuals.
+        r.reference, r.residuals = now.reference, now.residuals if now.reuses else now.scaled
         t, after = r.plan.timesteps[r.step], r.plan.after[r.step]
         reference = r.degraded if r.reference is None else r.reference
         guided = prediction[-1:]
@@ -187,7 +197,7 @@ class StepLoop:
         noise = r.noise.draw(tuple(r.latents.shape)) if t > 0 else torch.zeros(r.latents.shape)
         step = SAMPLERS[r.params.sampler]
         r.latents = step(x0, r.latents, alpha, self._alpha_at(after), noise.to(r.latents))
-        variance = self._adapt(r, x0)
+        variance = self._adapt(now, x0)
         r.trace = StepTrace(
             prediction=prediction,
             guided=guided,
@@ -201,19 +211,27 @@ class StepLoop:
         r.step += 1
         return StepInfo(r.step, r.steps, t, variance, float(now.scale))
 
-    def _adapt(self, r: Restoration, x0: Tensor) -> float | None:
-        """Update the adaptive factor; returns how much the reference moved."""
+    def _adapt(self, now: _Now, x0: Tensor) -> float | None:
+        """Update the adaptive state; returns how much the reference moved."""
+        r = now.restoration
         if r.reference is None:
+            return None
+        if now.reuses and not now.runs:
+            r.reused += 1
             return None
         current = r.reference[-1:]
         last = r.last_reference
         r.last_reference = current
-        if r.params.adaptive:
+        if r.params.adaptive is Adaptive.OFFICIAL:
             start = torch.zeros_like(current) if last is None else last
             r.factor = guidance.adaptive_factor(current, start, x0)
         if last is None:
             return None
-        return float(guidance.squared_distance(current, last)) / current.numel()
+        moved = float(guidance.squared_distance(current, last)) / current.numel()
+        if now.reuses:
+            apart = float(guidance.squared_distance(current, x0)) / current.numel()
+            r.settled, r.reused = guidance.settled(moved, apart), 0
+        return moved
 
     def _alpha(self, timesteps: Tensor) -> Tensor:
         return self.alphas[timesteps.long()].view(-1, 1, 1, 1)
@@ -244,15 +262,13 @@ def _rows(batch: list[_Now], name: str) -> Tensor:
 
 def _residuals(batch: list[_Now]) -> list[Tensor] | None:
     """Residuals of all rows; restorations that never had any get zeros. None if nobody has."""
-    having = [now.residuals for now in batch if now.residuals is not None]
+    having = [now.scaled for now in batch if now.scaled is not None]
     if not having:
         return None
     joined: list[Tensor] = []
     for level, like in enumerate(having[0]):
         parts = [
-            like.new_zeros(now.rows, *like.shape[1:])
-            if now.residuals is None
-            else now.residuals[level]
+            like.new_zeros(now.rows, *like.shape[1:]) if now.scaled is None else now.scaled[level]
             for now in batch
         ]
         joined.append(torch.cat(parts))

@@ -20,10 +20,11 @@ from evals.compare import Case, Method, compare, load_cases
 from evals.optional import NotPresentError
 from evals.panel import Panel, load_panel
 from evals.peers import PEERS, Restore
-from evals.table import Run, contact_sheet, to_json, to_markdown
+from evals.table import Run, contact_sheet, to_json, to_markdown, worst
 
 INPUT = "input"
 SHEET_PEER = "real_esrgan"  # beside the model on the sheet, where present
+FAILURES = 4  # pictures on the sheet of failures
 DEFAULT_PHOTOS = Path("../shared/photos/test")
 
 
@@ -108,6 +109,12 @@ def sheet_of(run: Run) -> Image.Image:
     return contact_sheet(run.outcomes, [name for name in names if name in run.how])
 
 
+def failures_of(run: Run) -> Image.Image:
+    """Draw the pictures that the model restored worst: the least PSNR over their input."""
+    found = worst(run.outcomes, run.model, INPUT, FAILURES)
+    return contact_sheet(found, [INPUT, run.model])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the model named on the command line."""
     options = _parser().parse_args(argv)
@@ -119,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = evaluate(restorer, params, cases, load_panel(), options.peers)
     table = to_markdown(run)
     sys.stdout.write(table)
-    for path in (options.json, options.markdown, options.sheet):
+    for path in (options.json, options.markdown, options.sheet, options.failures):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
     if options.json:
@@ -129,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.markdown.write_text(f"# Quality of {run.model}\n\n{table}", encoding="utf-8")
     if options.sheet:
         sheet_of(run).save(options.sheet)
+    if options.failures:
+        failures_of(run).save(options.failures)
 
 
 def _one_by_one(restore: Restore) -> Callable[[Sequence[Image.Image]], list[Image.Image]]:
@@ -159,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the report there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     parser.add_argument("--sheet", type=Path, help="write a picture of all results there")
+    parser.add_argument("--failures", type=Path, help="write a picture of the worst results there")
     return parser
 
 

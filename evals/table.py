@@ -104,6 +104,15 @@ def contact_sheet(outcomes: Sequence[Outcome], methods: Sequence[str]) -> Image.
     return sheet
 
 
+def worst(outcomes: Sequence[Outcome], method: str, than: str, count: int) -> list[Outcome]:
+    """Return the cases in which a method has the least PSNR over another's, the worst first."""
+
+    def gain(outcome: Outcome) -> float:
+        return outcome.results[method].scores["psnr"] - outcome.results[than].scores["psnr"]
+
+    return sorted(outcomes, key=gain)[:count]
+
+
 def _by_reason(missing: Mapping[str, str]) -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for name, reason in missing.items():

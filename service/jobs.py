@@ -49,6 +49,7 @@ Priority = Literal["high", "normal", "low"]
 Preset = Literal["faithful", "balanced", "fast"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 ColorMatch = Literal["none", "wavelet", "adain"]
+Adaptive = Literal["off", "official", "reuse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 MAX_PROMPT_CHARS = 2000
@@ -68,7 +69,7 @@ class RestoreOptions(BaseModel):
     guidance_scale: float | None = Field(default=None, ge=1.0, le=20.0, allow_inf_nan=False)
     preview_start: Fraction | None = None
     creative_start: Fraction | None = None
-    adaptive: bool | None = None
+    adaptive: Adaptive | bool | None = None
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
     color_match: ColorMatch | None = None
     output_format: OutputFormat = "png"

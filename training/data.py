@@ -130,8 +130,11 @@ class PatchSource:
     def batches(
         self, start: int, batch_size: int, *, ahead: int = 2
     ) -> Generator[Batch, None, None]:
-        """Yield batches from an iteration on without end; a thread prepares ``ahead`` of them."""
-        with ThreadPoolExecutor(1, thread_name_prefix="patches") as pool:
+        """Yield batches from an iteration on without end; a thread prepares ``ahead`` of them.
+
+        One CPU thread at a time: a second team of threads would fight with the training step's.
+        """
+        with ThreadPoolExecutor(1, "patches", torch.set_num_threads, (1,)) as pool:
             pending = [pool.submit(self.batch, start + i, batch_size) for i in range(ahead)]
             upcoming = start + ahead
             try:

@@ -18,8 +18,9 @@ class Chances:
     drop_residuals: float = 0.0  # the main network does without the aggregator
     degraded_start: float = 0.0  # the degraded latent is noised instead of the clean one
     rollout: float = 0.0  # an own earlier estimate is noised, as in later steps of sampling
-    small_share: float = 0.0  # time steps drawn from 1 to `small_steps`, the others from all
+    small_share: float = 0.0  # time steps drawn from 1 to `small_steps`
     small_steps: int = 1
+    steps: int = TRAIN_STEPS - 1  # the other time steps are drawn from 1 to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def draw(generator: torch.Generator, shape: torch.Size, chances: Chances) -> Dra
     def uniform() -> Tensor:
         return torch.rand(rows, generator=generator)
 
-    limit = torch.where(uniform() < chances.small_share, chances.small_steps, TRAIN_STEPS - 1)
+    limit = torch.where(uniform() < chances.small_share, chances.small_steps, chances.steps)
     timesteps = 1 + (uniform() * limit).long()
     # One number decides what is dropped, so that the three cases exclude each other.
     dropped = uniform()

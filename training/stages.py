@@ -58,6 +58,13 @@ class Recipe:
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     configure: Callable[[Path], None] | None = None  # writes a new model's configuration
 
+    def beginning_with(self, name: str) -> "Recipe":
+        """The recipe without the stages before the named one. Raises ValueError."""
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ValueError(f"no stage {name!r} in this recipe: {', '.join(names)}")
+        return replace(self, stages=self.stages[names.index(name) :])
+
 
 _DCP = {Part.DCP: 1.0}
 _AGGREGATOR = {Part.AGGREGATOR: 1.0}
@@ -108,41 +115,51 @@ _SAMPLING = Chances(
     drop_vision=0.05,
     drop_residuals=0.05,
     degraded_start=0.95,
-    small_share=0.9,
-    small_steps=40,
+    small_share=0.6,  # the last step decides what the result looks like
+    small_steps=8,
+    steps=100,
 )
-# At the full rate the last layer's own noise drowns what the others learn.
-_ALL = {
-    Part.TEXT: 1.0,
-    Part.VISION: 1.0,
-    Part.UNET: 1.0,
-    Part.HEAD: 0.3,
-    Part.DCP: 1.0,
-    Part.AGGREGATOR: 1.0,
-}
+_ALL = dict.fromkeys((Part.TEXT, Part.VISION, Part.UNET, Part.HEAD, Part.DCP, Part.AGGREGATOR), 1.0)
 _POLISH = Stage(
     "polish",
     Objective.RESTORE,
     _ALL,
-    iterations=3600,
+    iterations=2000,
     batch=24,
     crop_px=64,
     chances=_SAMPLING,
-    edit_share=0.2,
+    edit_share=0.1,
     loss=huber,
-    learning_rate=5e-4,
-    final_rate=0.12,
+    learning_rate=1e-3,
+    final_rate=0.2,
     warmup=100,
     betas=(0.9, 0.99),
     weight_decay=1e-4,
     average=0.99,
     prepare=Trainee.open_merges,
 )
+# Crops so large that their borders matter little; every picture weighs alike (`log_error`).
+_REFINE = replace(
+    _POLISH,
+    name="refine",
+    objective=Objective.RESTORE_WITH_PREVIEWS,
+    trains={**_ALL, Part.PREVIEWER: 1.0},
+    iterations=1200,
+    batch=10,
+    crop_px=96,
+    chances=replace(_SAMPLING, drop_text=0.85),
+    edit_share=0.15,
+    loss=log_error,
+    learning_rate=2e-4,
+    final_rate=0.01,
+    average=0.995,
+    prepare=None,
+)
 _BASE = replace(
     _POLISH,
     name="base",
     objective=Objective.DENOISE,
-    trains={Part.UNET: 1.0, Part.HEAD: 0.3, Part.TEXT: 1.0},
+    trains={Part.UNET: 1.0, Part.HEAD: 1.0, Part.TEXT: 1.0},
     iterations=300,
     chances=Chances(drop_text=0.1, drop_vision=0.9, degraded_start=0.5),
     edit_share=0.0,
@@ -176,31 +193,13 @@ NANO = Recipe(
             prepare=Trainee.copy_unet_to_aggregator,
         ),
         _POLISH,
+        _REFINE,
         replace(
-            _POLISH,
-            name="previews",
-            objective=Objective.RESTORE_WITH_PREVIEWS,
-            trains={**{part: 0.4 * share for part, share in _ALL.items()}, Part.PREVIEWER: 1.0},
-            iterations=750,
-            chances=replace(_SAMPLING, drop_text=0.8, rollout=0.5),
-            loss=log_error,
-            learning_rate=3e-4,
-            final_rate=0.1,
-            prepare=None,
-        ),
-        replace(
-            _POLISH,
-            name="large_crops",
-            objective=Objective.RESTORE_WITH_PREVIEWS,
-            trains={**_ALL, Part.PREVIEWER: 1.0},
-            iterations=150,
-            batch=6,
-            crop_px=128,
-            chances=replace(_SAMPLING, drop_text=0.8, rollout=0.5),
-            loss=log_error,
-            learning_rate=2e-5,
-            final_rate=0.5,
-            prepare=None,
+            _REFINE,
+            name="rollouts",
+            iterations=200,
+            chances=replace(_REFINE.chances, rollout=0.5),
+            learning_rate=5e-5,
         ),
     ),
     rank=16,

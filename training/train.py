@@ -123,14 +123,24 @@ class _Reporter:
         run.accelerator.log(values, step=run.iteration)
 
 
+def native_precision(*, cpu: bool) -> str:
+    """bf16 where the device has instructions for it: emulated, it takes 20 times as long."""
+    if not cpu and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    instructions = torch.cpu.get_capabilities()
+    return "bf16" if instructions.get("amx_bf16") or instructions.get("avx512_bf16") else "no"
+
+
 def main() -> None:
     """Command line."""
     options = _parser().parse_args()
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.preset]
+    if options.first_stage is not None:
+        recipe = recipe.beginning_with(options.first_stage)
     accelerator = Accelerator(
         cpu=options.cpu,
-        mixed_precision=options.mixed_precision,
+        mixed_precision=options.mixed_precision or native_precision(cpu=options.cpu),
         log_with="tensorboard" if options.log_dir else None,
         project_dir=options.log_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -157,7 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--state", type=Path, required=True, help="where the run is kept")
     parser.add_argument("--model", type=Path, help="model folder whose weights to begin with")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="bf16")
+    parser.add_argument("--first-stage", help="leave out the stages before this one")
+    parser.add_argument(
+        "--mixed-precision", choices=("no", "bf16", "fp16"), help="the device's own without"
+    )
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--log-dir", type=Path, help="write TensorBoard logs there")
     parser.add_argument("--save-every-s", type=float, default=300.0)

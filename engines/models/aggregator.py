@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from engines.models.denoiser import time_embedding
 
-SFT_WIDTH = 128
+SFT_WIDTH = 128  # as published
 
 
 class SFT(nn.Module):
     """Spatial feature transform: the condition scales and shifts the features, place by place."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: int = SFT_WIDTH) -> None:
         super().__init__()
-        self.mlp_shared = nn.Sequential(nn.Conv2d(channels, SFT_WIDTH, 3, padding=1), nn.SiLU())
-        self.mul = nn.Conv2d(SFT_WIDTH, channels, 3, padding=1)
-        self.add = nn.Conv2d(SFT_WIDTH, channels, 3, padding=1)
+        self.mlp_shared = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU())
+        self.mul = nn.Conv2d(width, channels, 3, padding=1)
+        self.add = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, condition: Tensor, features: Tensor) -> Tensor:
         """condition and features (B, C, h, w) -> (B, C, h, w)."""
@@ -32,12 +32,12 @@ class SFT(nn.Module):
         return features * (self.mul(hidden) + 1) + self.add(hidden)
 
 
-def merge(channels: int) -> nn.Sequential:
+def merge(channels: int, width: int = SFT_WIDTH) -> nn.Sequential:
     """SFT and a 1x1 convolution that starts at zero, so that training starts at the UNet."""
     out = nn.Conv2d(channels, channels, 1)
     nn.init.zeros_(out.weight)
     nn.init.zeros_(out.bias)  # pyright: ignore[reportArgumentType]  (a Conv2d has a bias by default)
-    return nn.Sequential(SFT(channels), out)
+    return nn.Sequential(SFT(channels, width), out)
 
 
 class Aggregator(nn.Module):
@@ -48,7 +48,7 @@ class Aggregator(nn.Module):
     2 ** (number of levels - 1); widths need not be.
     """
 
-    def __init__(self, unet_config: Mapping[str, Any]) -> None:
+    def __init__(self, unet_config: Mapping[str, Any], sft_width: int = SFT_WIDTH) -> None:
         super().__init__()
         widths = list(unet_config["block_out_channels"])
         embed_dim = widths[0] * 4
@@ -78,8 +78,8 @@ class Aggregator(nn.Module):
             cross_attention_dim=None,  # pyright: ignore[reportArgumentType]  (None leaves it out)
             use_linear_projection=unet_config["use_linear_projection"],
         )
-        self.controlnet_down_blocks = nn.ModuleList(merge(width) for width in merged)
-        self.controlnet_mid_block = merge(widths[-1])
+        self.controlnet_down_blocks = nn.ModuleList(merge(width, sft_width) for width in merged)
+        self.controlnet_mid_block = merge(widths[-1], sft_width)
 
     def embed(self, timesteps: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
         """The aggregator's own time embedding, (B, E); arguments as for `Denoiser.embed`."""

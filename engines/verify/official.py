@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engines.params import MicroConditioning, RestoreParams
+from engines.params import Adaptive, MicroConditioning, RestoreParams
 from engines.restoration import Inputs, TextCondition
 from engines.restorer import Restorer
 from engines.verify.recorded import Case
@@ -110,6 +110,7 @@ def _values(call: Mapping[str, Any]) -> dict[str, Any]:
     if steps is not None:
         values["timesteps"] = tuple(steps)
         values.pop("steps", None)
+    values["adaptive"] = Adaptive.OFFICIAL if values.get("adaptive") else Adaptive.OFF
     values["start_from_noise"] = call.get("init_latents_with_lq") is False
     return values
 

@@ -42,7 +42,11 @@ PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
         "Share of the run from which no reference guides any more, for freer detail; 1 is never.",
         1.0,
     ),
-    "adaptive": ("Let the spread of the references decide how strongly they guide.", True),
+    "adaptive": (
+        "What the movement of the references from step to step decides: `official`, how strongly "
+        "they guide (`true` says the same); `reuse`, when an earlier one serves again; `off`.",
+        "reuse",
+    ),
     "seed": ("Noise seed; the same seed and parameters give the same result.", 7),
     "color_match": ("How the result's colors are pulled to those of the input.", "wavelet"),
     "output_format": (

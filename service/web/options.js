@@ -15,7 +15,7 @@ const FIELDS = [
   {
     name: "adaptive",
     label: "Adaptive",
-    choices: [["", "By preset"], ["true", "On"], ["false", "Off"]],
+    choices: [["", "By preset"], ["official", "As published"], ["reuse", "Reuse references"], ["off", "Off"]],
   },
   { name: "steps", label: "Steps", hint: "1 to 100", number: { min: 1, max: 100, step: 1 } },
   { name: "guidance_scale", label: "Guidance", hint: "1 to 20", number: { min: 1, max: 20, step: "any" } },

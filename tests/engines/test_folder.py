@@ -90,6 +90,17 @@ def test_a_resampler_file_outweighs_the_networks_widths(path: Path) -> None:
     assert read_folder(path).resampler.feature_dim == 7
 
 
+@pytest.mark.parametrize(("content", "expected"), [(None, 128), ({}, 128), ({"sft_width": 8}, 8)])
+def test_the_width_of_the_merges_is_the_published_one_or_what_their_file_says(
+    path: Path, content: dict[str, int] | None, expected: int
+) -> None:
+    file = path / "instantir/aggregator_config.json"
+    file.unlink(missing_ok=True)
+    if content is not None:
+        file.write_text(json.dumps(content), encoding="utf-8")
+    assert read_folder(path).sft_width == expected
+
+
 def test_a_resampler_survives_the_round_trip_through_its_file(path: Path) -> None:
     sizes = ResamplerConfig(
         width=1, depth=2, heads=3, head_dim=4, queries=5, feature_dim=6, output_dim=7, ff_mult=8

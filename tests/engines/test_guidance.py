@@ -12,6 +12,7 @@ from engines.guidance import (
     inside,
     rescale,
     runs_aggregator,
+    settled,
     squared_distance,
 )
 
@@ -165,3 +166,14 @@ def test_a_row_that_stands_still_leaves_its_neighbors_alone() -> None:
 def test_an_infinite_factor_becomes_the_ceiling_of_the_next_step() -> None:
     factor = adaptive_factor(filled(1.0), filled(1.0), filled(2.0))
     assert aggregator_scale(factor, 0.6, on=True).item() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(0.0, True), (0.1, True), (0.11, False)])
+def test_a_reference_has_settled_where_it_moves_little_beside_what_it_lacks(
+    moved: float, expected: bool
+) -> None:
+    assert settled(moved, 1.0) is expected
+
+
+def test_a_reference_that_stands_still_has_settled_even_where_nothing_is_missing() -> None:
+    assert settled(0.0, 0.0)

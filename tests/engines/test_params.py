@@ -8,6 +8,7 @@ import pytest
 from engines.params import (
     MAX_SEED,
     MAX_STEPS,
+    Adaptive,
     ColorMatch,
     MicroConditioning,
     RestoreParams,
@@ -72,7 +73,8 @@ def test_the_defaults_are_those_of_the_published_pipeline() -> None:
     params = RestoreParams()
     assert (params.steps, params.guidance_scale, params.sampler) == (30, 7.0, Sampler.DDPM)
     assert (params.preview_start, params.creative_start) == (0.0, 1.0)
-    assert (params.adaptive, params.multistep, params.start_from_noise) == (False, False, False)
+    assert params.adaptive is Adaptive.OFF
+    assert (params.multistep, params.start_from_noise) == (False, False)
 
 
 def test_the_default_prompts_say_what_is_wanted_and_what_is_not() -> None:
@@ -106,7 +108,23 @@ def test_samplers_are_read_from_their_plain_names(sampler: Sampler) -> None:
     assert RestoreParams.of({"sampler": str(sampler)}).sampler is sampler
 
 
-@pytest.mark.parametrize("name", ["color_match", "sampler"])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (True, Adaptive.OFFICIAL),
+        (False, Adaptive.OFF),
+        ("off", Adaptive.OFF),
+        ("official", Adaptive.OFFICIAL),
+        ("reuse", Adaptive.REUSE),
+    ],
+)
+def test_adaptive_is_a_name_or_a_plain_yes_to_the_published_way(
+    value: bool | str, kind: Adaptive
+) -> None:
+    assert RestoreParams.of({"adaptive": value}).adaptive is kind
+
+
+@pytest.mark.parametrize("name", ["color_match", "sampler", "adaptive"])
 def test_an_unknown_choice_is_refused_by_its_value(name: str) -> None:
     with pytest.raises(ValueError, match="'sepia'"):
         RestoreParams.of({name: "sepia"})

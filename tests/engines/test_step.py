@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engines import guidance
 from engines.parameterization import predicted_x0
 from engines.params import RestoreParams
 from engines.restoration import Inputs, Restoration, SeededNoise, StepTrace
@@ -35,7 +36,7 @@ MIX = (
     Order((64, 64), 0, {"steps": 3, "guidance_scale": 3.0, "seed": 1}),
     Order((64, 64), 0, {"steps": 4, "guidance_scale": 1.0, "seed": 2, "adaptive": True}),
     Order((100, 70), 0, {"steps": 2, "guidance_scale": 2.0, "seed": 3}),
-    Order((40, 50), 1, {"steps": 3, "guidance_scale": 2.0, "seed": 4, "adaptive": True}),
+    Order((40, 50), 1, {"steps": 3, "guidance_scale": 2.0, "seed": 4, "adaptive": "reuse"}),
     Order((64, 64), 1, {"steps": 4, "guidance_scale": 1.0, "seed": 5, "creative_start": 0.5}),
     Order((17, 33), 2, {"steps": 3, "guidance_scale": 1.5, "seed": 6, "aggregator_start": 0.3}),
     Order((64, 64), 2, {"steps": 2, "guidance_scale": 3.0, "seed": 7, "preview_start": 0.5}),
@@ -338,6 +339,60 @@ def test_a_reference_that_stands_still_asks_for_the_full_scale(either: Restorer)
     (info,) = either.step([restoration])
     assert (info.adaptive_factor, info.reference_variance) == (1.0, 0.0)
     assert torch.isfinite(restoration.latents).all()
+
+
+@pytest.fixture
+def always_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a reference does, it counts as standing still."""
+    monkeypatch.setattr(guidance, "settled", lambda moved, apart: True)
+
+
+@pytest.mark.usefixtures("always_settled")
+def test_a_settled_reference_serves_two_steps_more(
+    either: Restorer, rows_seen: dict[str, list[int]]
+) -> None:
+    restoration = start(either, steps=7, adaptive="reuse")
+    ran = [step_of(either, restoration).aggregated for _ in range(restoration.steps)]
+    # Whether it has settled is known from the second reference on.
+    assert ran == [True, True, False, False, True, False, False]
+    assert [len(rows_seen[name]) for name in ("previewer", "aggregator", "denoiser")] == [3, 3, 7]
+
+
+@pytest.mark.usefixtures("always_settled")
+def test_a_reused_reference_tells_no_variance(either: Restorer) -> None:
+    restoration = start(either, steps=4, adaptive="reuse")
+    told = [either.step([restoration])[0].reference_variance is None for _ in range(4)]
+    assert told == [True, False, True, True]
+
+
+@pytest.mark.usefixtures("always_settled")
+def test_reused_residuals_have_the_scale_of_their_step(either: Restorer) -> None:
+    """The published rule would multiply what is left of the last step's."""
+    plain = start(either, steps=4, adaptive="reuse")
+    scaled = start(either, steps=4, adaptive="reuse", conditioning_scale=[1.0, 1.0, 0.5, 0.5])
+    for restoration in (plain, scaled):
+        run(either, restoration)
+    for ours, expected in zip(scaled.residuals or [], plain.residuals or [], strict=True):
+        near(ours, expected)
+
+
+def test_a_reference_that_keeps_moving_is_renewed_at_every_step(
+    either: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guidance, "settled", lambda moved, apart: False)
+    renewed, plain = start(either, steps=4, adaptive="reuse"), start(either, steps=4)
+    for restoration in (renewed, plain):
+        run(either, restoration)
+    assert torch.equal(renewed.latents, plain.latents)
+
+
+@pytest.mark.usefixtures("always_settled")
+def test_where_the_aggregator_is_off_nothing_is_reused(either: Restorer) -> None:
+    restoration = start(either, steps=4, adaptive="reuse", creative_start=0.5)
+    without = start(either, steps=4, creative_start=0.5)
+    for other in (restoration, without):
+        run(either, other)
+    assert torch.equal(restoration.latents, without.latents)
 
 
 def test_guidance_rescaling_keeps_the_spread_of_the_positive_half(either: Restorer) -> None:

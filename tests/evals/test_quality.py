@@ -116,11 +116,12 @@ def test_the_command_writes_table_report_and_sheet(
     monkeypatch.setitem(sys.modules, "engines", SimpleNamespace(load=load))
     monkeypatch.setattr(quality, "load_panel", lambda: PANEL)
     reports = photos / "reports"
-    files = {kind: reports / f"eval.{kind}" for kind in ("json", "md", "png")}
+    files = {kind: reports / f"eval.{kind}" for kind in ("json", "md", "png", "jpg")}
     quality.main(
         ["--model", "nano", "--photos", str(photos), "--preset", "fast", "--limit", "2"]
         + ["--peers", "bicubic,nlm", "--json", str(files["json"])]
         + ["--markdown", str(files["md"]), "--sheet", str(files["png"])]
+        + ["--failures", str(files["jpg"])]
     )
     written = json.loads(files["json"].read_text(encoding="utf-8"))
     assert loaded == ["nano"]
@@ -131,6 +132,8 @@ def test_the_command_writes_table_report_and_sheet(
     assert "| all (2) | nano |" in shown
     assert files["md"].read_text(encoding="utf-8") == f"# Quality of nano\n\n{shown}"
     with Image.open(files["png"]) as drawn:
+        assert drawn.width == 2 * 3 * SHEET_CELL_PX
+    with Image.open(files["jpg"]) as drawn:
         assert drawn.width == 2 * 3 * SHEET_CELL_PX
 
 

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from evals.compare import Case, Outcome, Result
-from evals.table import SHEET_CELL_PX, SHEET_LABEL_PX, Run, contact_sheet, to_json, to_markdown
+from evals.table import (
+    SHEET_CELL_PX,
+    SHEET_LABEL_PX,
+    Run,
+    contact_sheet,
+    to_json,
+    to_markdown,
+    worst,
+)
 
 SIDE = 48
 COLORS = {"lq": "gray", "nano": "red", "peer": "green", "hq": "blue"}
@@ -92,3 +100,12 @@ def test_the_sheet_shows_methods_and_original_side_by_side() -> None:
         left, top = place * SHEET_CELL_PX, height + SHEET_LABEL_PX
         shown = sheet.crop((left, top, left + SIDE, top + SIDE))
         assert np.array_equal(np.asarray(shown), np.asarray(picture(name)))
+
+
+def test_the_worst_are_those_with_the_least_gain_the_worst_first() -> None:
+    outcomes = [outcome(index, "") for index in range(3)]
+    for index, psnr in enumerate((22.0, 20.5, 23.0)):  # inputs have 20, 21 and 22 dB
+        outcomes[index].results["nano"] = replace(
+            outcomes[index].results["nano"], scores={"psnr": psnr}
+        )
+    assert worst(outcomes, "nano", "input", 2) == [outcomes[1], outcomes[2]]

@@ -45,6 +45,11 @@ def test_small_time_steps_are_drawn_more_often() -> None:
     assert share == pytest.approx(0.904, abs=0.009)
 
 
+def test_a_run_may_keep_to_the_lower_time_steps() -> None:
+    timesteps = drawn(0, Chances(steps=50)).timesteps
+    assert (int(timesteps.min()), int(timesteps.max())) == (1, 50)
+
+
 def test_without_chances_time_steps_are_uniform_and_nothing_happens() -> None:
     plain = drawn(0, Chances())
     assert plain.timesteps.float().mean().item() == pytest.approx(500, abs=9)

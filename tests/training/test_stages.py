@@ -56,7 +56,7 @@ def test_shares_of_a_stage_can_happen(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_crops_fit_codec_and_aggregator(stage: Stage) -> None:
-    # Latents of 4 px patches (8 px for the autoencoder), halved twice on the way down.
+    # Latents of 2 px patches (8 px for the autoencoder), halved twice on the way down.
     assert stage.crop_px % 32 == 0
 
 
@@ -75,3 +75,14 @@ def test_polishing_never_learns_faster_than_before(recipe: Recipe) -> None:
 def test_tiny_has_the_stages_of_nano() -> None:
     assert [s.objective for s in TINY.stages] == [s.objective for s in NANO.stages]
     assert sum(stage.iterations for stage in TINY.stages) < 100
+
+
+def test_a_recipe_can_begin_with_a_later_stage() -> None:
+    rest = NANO.beginning_with("refine")
+    assert [stage.name for stage in rest.stages] == ["refine", "rollouts"]
+    assert rest.degradation == NANO.degradation
+
+
+def test_a_stage_that_the_recipe_lacks_is_refused_with_those_it_has() -> None:
+    with pytest.raises(ValueError, match="no stage 'base' in this recipe: dcp, previewer"):
+        PAPER.beginning_with("base")

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import engines
 from tests.training.conftest import SIDE_PX, MakeRun
 from training.stages import TINY
-from training.train import VALIDATION_EVERY, Places, split, train
+from training.train import VALIDATION_EVERY, Places, native_precision, split, train
 
 POLISH = replace(
     next(stage for stage in TINY.stages if stage.name == "polish"), iterations=2, crop_px=SIDE_PX
@@ -47,6 +48,17 @@ def test_a_run_that_saves_all_the_time_can_be_loaded_at_any_time(
     run = make_run(POLISH)
     train(run, Places(photos, run.folder.path, save_every_s=0.0))
     assert engines.load(run.folder.path).name
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [({"avx2": True}, "no"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_a_cpu_trains_in_bfloat16_only_where_it_can_compute_in_it(
+    instructions: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert native_precision(cpu=True) == expected
 
 
 @pytest.mark.slow

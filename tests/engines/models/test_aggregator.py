@@ -37,6 +37,17 @@ def test_the_released_size_has_the_official_keys_and_shapes(published: dict[str,
     assert ours == published["aggregator_pt"]
 
 
+def test_merges_are_as_wide_inside_as_asked_for(either: Restorer) -> None:
+    built = Aggregator(either.networks.denoiser.unet.config, sft_width=24)
+    hidden = {
+        tuple(value.shape[:2])
+        for key, value in built.state_dict().items()
+        if key.endswith("mlp_shared.0.weight")
+    }
+    widths = set(either.networks.denoiser.unet.config["block_out_channels"])
+    assert hidden == {(24, width) for width in widths}
+
+
 def test_a_fresh_aggregator_leaves_the_unet_alone(either: Restorer, random_tensor: Make) -> None:
     fresh = Aggregator(either.networks.denoiser.unet.config)
     pair = latents(either, random_tensor, (8, 8)), latents(either, random_tensor, (8, 8))

@@ -83,7 +83,7 @@ def test_arguments_are_translated_one_by_one(rows: Callable[..., list[Row]]) -> 
         "aggregator_start": 0.2,
         "creative_start": 0.8,
         "conditioning_scale": (1.0, 0.5, 0.1, 0.0),
-        "adaptive": True,
+        "adaptive": "official",
         "multistep": True,
         "denoising_end": 0.7,
         "clip_skip": 1,
