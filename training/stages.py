@@ -119,7 +119,7 @@ _SAMPLING = Chances(
     small_steps=8,
     steps=100,
 )
-_ALL = dict.fromkeys((Part.TEXT, Part.VISION, Part.UNET, Part.HEAD, Part.DCP, Part.AGGREGATOR), 1.0)
+_ALL = {part: 1.0 for part in Part if part not in (Part.PREVIEWER, Part.CODEC)}
 _POLISH = Stage(
     "polish",
     Objective.RESTORE,

@@ -103,9 +103,9 @@ def test_the_sheet_shows_methods_and_original_side_by_side() -> None:
 
 
 def test_the_worst_are_those_with_the_least_gain_the_worst_first() -> None:
-    outcomes = [outcome(index, "") for index in range(3)]
+    outcomes = []
     for index, psnr in enumerate((22.0, 20.5, 23.0)):  # inputs have 20, 21 and 22 dB
-        outcomes[index].results["nano"] = replace(
-            outcomes[index].results["nano"], scores={"psnr": psnr}
-        )
+        first = outcome(index, "")
+        result = replace(first.results["nano"], scores={"psnr": psnr})
+        outcomes.append(replace(first, results={**first.results, "nano": result}))
     assert worst(outcomes, "nano", "input", 2) == [outcomes[1], outcomes[2]]
