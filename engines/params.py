@@ -79,6 +79,7 @@ class RestoreParams:
     color_match: ColorMatch = ColorMatch.NONE
 
     sampler: Sampler = Sampler.DDPM
+    mirror: bool = False  # restore the mirror image as well, and average: twice the cost
     denoising_start: int = 1000  # time step below which the schedule lies; less keeps more
     timesteps: tuple[int, ...] | None = None  # custom, falling; overrides `steps`
     preview_end: float = 1.0

@@ -71,11 +71,19 @@ class Restorer:
     def params(
         self, preset: str | None = None, overrides: Mapping[str, Any] | None = None
     ) -> RestoreParams:
-        """Parameters of a preset with some of them overridden. Raises ValueError."""
+        """Parameters of a preset with some of them overridden. Raises ValueError.
+
+        More steps than the preset has time steps below its `denoising_start` begin higher up.
+        """
         name = preset or DEFAULT_PRESET
         if name not in self.presets:
             raise ValueError(f"preset is {name!r}, known: {', '.join(self.presets)}")
-        return RestoreParams.of({**self.presets[name], **(overrides or {})})
+        asked = dict(overrides or {})
+        values = {**self.presets[name], **asked}
+        start, steps = values.get("denoising_start"), values.get("steps")
+        if "denoising_start" not in asked and isinstance(start, int) and isinstance(steps, int):
+            values["denoising_start"] = max(start, steps)
+        return RestoreParams.of(values)
 
     @torch.inference_mode()
     def begin(self, image: Image.Image, params: RestoreParams) -> AnyRestoration:
@@ -96,7 +104,7 @@ class Restorer:
         inputs = Inputs(pixels=pixels, vision=self.networks.vision.pixels_of(image))
         frame = Frame(image.size, content, pixels)
         layout = plan_tiles(work, self.settings.tiling)
-        if len(layout.corners) == 1:
+        if len(layout.corners) == 1 and not params.mirror:
             return self.start(inputs, params, SeededNoise(params.seed), frame)
         return self._start_tiles(inputs, params, frame, layout)
 
@@ -185,19 +193,25 @@ class Restorer:
     def _start_tiles(
         self, inputs: Inputs, params: RestoreParams, frame: Frame, layout: Layout
     ) -> TiledRestoration:
-        """One restoration for each tile; what does not depend on the place is shared."""
+        """One restoration for each tile, and its mirror image where that is asked for.
+
+        What does not depend on the place is shared.
+        """
         pixels = inputs.pixels
         assert pixels is not None, "tiles are cut from pixels"
         factor = self.networks.codec.factor
         height, width = pixels.shape[-2:]
         field = NoiseField(params.seed, height // factor, width // factor)
-        condition = self._condition(inputs, params, (layout.height, layout.width))
         tiles: list[Restoration] = []
-        for top, left in layout.corners:
-            window = pixels[:, :, top : top + layout.height, left : left + layout.width]
-            tile = Inputs(pixels=window, vision=inputs.vision)
-            noise = field.window(top // factor, left // factor)
-            tiles.append(self.start(tile, params, noise, condition=condition))
+        for mirrored in (False, True) if params.mirror else (False,):
+            vision = inputs.vision.flip(-1) if mirrored else inputs.vision
+            seen = replace(inputs, vision=vision)
+            condition = self._condition(seen, params, (layout.height, layout.width))
+            for top, left in layout.corners:
+                window = pixels[:, :, top : top + layout.height, left : left + layout.width]
+                tile = Inputs(pixels=window.flip(-1) if mirrored else window, vision=vision)
+                noise = field.window(top // factor, left // factor)
+                tiles.append(self.start(tile, params, noise, condition=condition))
         return TiledRestoration(tuple(tiles), layout, frame, (width, height))
 
     def _pixels(self, restoration: AnyRestoration, latents: Sequence[Tensor]) -> Tensor:
@@ -205,7 +219,11 @@ class Restorer:
         decoded = [self.networks.codec.decode(part) for part in latents]
         if isinstance(restoration, Restoration):
             return decoded[0]
-        return blend(decoded, restoration.layout, restoration.work)
+        layout = restoration.layout
+        count = len(layout.corners)
+        turned = [part.flip(-1) for part in decoded[count:]]
+        corners = layout.corners * (len(decoded) // count)
+        return blend(decoded[:count] + turned, replace(layout, corners=corners), restoration.work)
 
     def _degraded_latents(self, inputs: Inputs, noise: NoiseSource) -> Tensor:
         if inputs.latents is not None:

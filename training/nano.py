@@ -81,7 +81,7 @@ PREPROCESSING: dict[str, Any] = {
 SAMPLING: dict[str, Any] = {
     "prompt": "",
     "negative_prompt": "",
-    "denoising_start": 100,  # as many steps as a request may ask for
+    "denoising_start": 9,  # most training is there; more steps than that begin higher up
     "guidance_scale": 1.0,
     "micro": {"original_size": [256, 256], "target_size": [256, 256]},
 }
@@ -91,9 +91,15 @@ RESTORER: dict[str, Any] = {
     "tile_px": 384,
     "overlap_px": 64,
     "presets": {
-        "faithful": {**SAMPLING, "steps": 30},
-        "balanced": {**SAMPLING, "steps": 8, "sampler": "ddim"},
-        "fast": {**SAMPLING, "steps": 4, "sampler": "ddim"},
+        "faithful": {**SAMPLING, "denoising_start": 100, "steps": 30},
+        "balanced": {
+            **SAMPLING,
+            "steps": 3,
+            "sampler": "ddim",
+            "adaptive": "reuse",
+            "mirror": True,
+        },
+        "fast": {**SAMPLING, "steps": 2, "sampler": "ddim"},
     },
 }
 RESAMPLER = ResamplerConfig(

@@ -75,7 +75,7 @@ def measure(bench: Bench) -> list[Sample]:
 
 
 def _restored(bench: Bench, variant: str, damaged: Sequence[Image.Image]) -> list[Run]:
-    params = bench.params()
+    params = bench.params(adaptive="off", denoising_start=100)
     restorer = bench.restorer
     if variant == PLAIN:
         return restore_all(without_distillation(restorer), damaged, params, references=True)

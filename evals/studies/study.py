@@ -23,8 +23,12 @@ class Bench:
     preset: str | None = None  # the model's default
 
     def params(self, preset: str | None = None, **overrides: Any) -> engines.RestoreParams:
-        """Parameters of a preset (the bench's own without one) at seed 0."""
-        return self.restorer.params(preset or self.preset, {"seed": 0, **overrides})
+        """Parameters of a preset (the bench's own without one) at seed 0, without a mirror image.
+
+        A study looks into one restoration; the mirror image would be a second.
+        """
+        fixed = {"seed": 0, "mirror": False}
+        return self.restorer.params(preset or self.preset, {**fixed, **overrides})
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,16 @@ def test_presets_are_the_starting_point_of_parameters(
     assert sdxl_like.params("faithful") == RestoreParams()
 
 
+def test_more_steps_than_a_preset_has_time_steps_begin_higher_up(
+    nano_like: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nano_like, "presets", {"short": {**QUICK, "denoising_start": 8}})
+    assert nano_like.params("short").denoising_start == 8
+    assert nano_like.params("short", {"steps": 20}).denoising_start == 20
+    with pytest.raises(ValueError, match="denoising_start is 8, allowed: 20 to 1000"):
+        nano_like.params("short", {"steps": 20, "denoising_start": 8})
+
+
 def test_an_unknown_preset_is_refused_with_those_that_are_known(nano_like: Restorer) -> None:
     known = "preset is 'finest', known: faithful, balanced, fast"
     with pytest.raises(ValueError, match=known):
@@ -157,8 +167,11 @@ def test_one_finished_restoration_keeps_the_others_where_they_are(
 def test_a_work_height_that_the_aggregator_cannot_take_is_refused(
     either: Restorer, random_tensor: Make
 ) -> None:
-    inputs = pixels_of(either, random_tensor, 40, 64)
-    with pytest.raises(ValueError, match="work height is 40 px, .* multiple of 16 px"):
+    factor, levels = either.networks.codec.factor, len(either.networks.aggregator.down_blocks)
+    multiple = factor * 2 ** (levels - 1)
+    inputs = pixels_of(either, random_tensor, multiple + factor, 64)
+    words = f"work height is {multiple + factor} px, .* multiple of {multiple} px"
+    with pytest.raises(ValueError, match=words):
         either.start(inputs, quick(), SeededNoise(0))
 
 
@@ -171,7 +184,8 @@ def test_a_work_size_that_the_codec_cannot_take_is_refused(
     either: Restorer, random_tensor: Make
 ) -> None:
     inputs = pixels_of(either, random_tensor, 32, 33)
-    with pytest.raises(ValueError, match="work size is 33x32 px, .* multiples of 4 px"):
+    words = f"work size is 33x32 px, .* multiples of {either.networks.codec.factor} px"
+    with pytest.raises(ValueError, match=words):
         either.start(inputs, quick(), SeededNoise(0))
 
 
@@ -332,3 +346,20 @@ def test_the_deterministic_sampler_draws_nothing_that_matters(
         for noise in (Counting, SeededNoise)
     ]
     assert torch.equal(ends[0].latents, ends[1].latents)
+
+
+def test_with_its_mirror_image_a_picture_is_restored_alike_whichever_way_it_faces(
+    nano_like: Restorer, photo: Photo
+) -> None:
+    picture = photo((128, 64))
+    turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    params = quick(mirror=True)
+    results: list[np.ndarray] = []
+    for given in (picture, turned):
+        restoration = nano_like.begin(given, params)
+        while not restoration.done:
+            nano_like.step([restoration])
+        results.append(np.array(nano_like.finish(restoration), np.int16))
+    assert np.abs(results[0] - results[1][:, ::-1]).max() <= 1
+    plain = np.array(nano_like.finish(run(nano_like, begun(nano_like, picture, quick()))), np.int16)
+    assert np.abs(results[0] - plain).max() > 1

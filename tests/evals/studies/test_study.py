@@ -23,4 +23,4 @@ def test_a_bench_has_one_seed_and_its_own_preset(
     bench = Bench(restorer, tiles, "fast")
     assert bench.params() == restorer.params("fast", {"seed": 0})
     assert bench.params("faithful", steps=2) == restorer.params("faithful", {"steps": 2})
-    assert Bench(restorer, tiles).params() == restorer.params(None, {})
+    assert Bench(restorer, tiles).params() == restorer.params(None, {"mirror": False})
