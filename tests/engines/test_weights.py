@@ -232,7 +232,7 @@ def test_an_unexpected_key_is_named(own_folder: Path, name: str, key: str) -> No
 
 def test_a_misshapen_key_is_named_with_both_shapes(own_folder: Path) -> None:
     change(own_folder / UNET, lambda state: state.update({"conv_out.bias": torch.zeros(3)}))
-    message = r"misshapen key\(s\): unet\.conv_out\.bias \(file \(3,\), model \(48,\)\)"
+    message = r"misshapen key\(s\): unet\.conv_out\.bias \(file \(3,\), model \(12,\)\)"
     with pytest.raises(WeightsError, match=message):
         load_denoiser(fresh(own_folder).denoiser, own_folder)
 
