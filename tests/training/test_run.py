@@ -24,7 +24,7 @@ RATE = 2e-3
 # What is left of the loss on a batch that is trained on 20 times, with room for other machines.
 FALLS_TO = {
     "base": 0.8,
-    "dcp": 0.985,
+    "dcp": 0.9995,
     "previewer": 0.92,
     "aggregator": 0.9,
     "polish": 0.8,
@@ -32,7 +32,7 @@ FALLS_TO = {
     "rollouts": 0.85,
 }
 # On a frozen, random UNet its few layers say little: they learn longer, and faster.
-LONGER = {"dcp": (40, 10 * RATE)}
+LONGER = {"dcp": (80, 10 * RATE), "previewer": (60, RATE)}
 POLISH = STAGES["polish"]
 MERGE = "controlnet_mid_block.1.weight"
 
