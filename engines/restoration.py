@@ -178,9 +178,9 @@ class StepTrace:
 
 @dataclass(frozen=True, slots=True)
 class TiledRestoration:
-    """A large picture in progress: one restoration for each tile, all at the same step."""
+    """A picture in progress in parts, all at the same step."""
 
-    tiles: tuple[Restoration, ...]
+    tiles: tuple[Restoration, ...]  # one for each corner, then their mirror images if asked for
     layout: Layout
     frame: Frame
     work: tuple[int, int]  # size of the work picture (width, height) in pixels
