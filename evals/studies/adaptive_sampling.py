@@ -38,22 +38,27 @@ class Way:
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+def _counted(steps: int) -> str:
+    return f"{steps} step{'s' if steps > 1 else ''}"
+
+
+REUSING = f"{BASE}, reuse"
 WAYS = (
     Way(BASE, PUBLISHED, "faithful", {"adaptive": "off"}),
     Way("faithful, official adaptive", ADAPTIVE, "faithful", {"adaptive": "official"}),
-    Way("faithful, reuse", REUSE, "faithful", {"adaptive": "reuse"}),
+    Way(REUSING, REUSE, "faithful", {"adaptive": "reuse"}),
     Way("8 steps, official adaptive", ADAPTIVE, "balanced", {"adaptive": "official", "steps": 8}),
     Way("8 steps, reuse", REUSE, "balanced", {"adaptive": "reuse", "steps": 8}),
     *(
-        Way(f"{steps} steps", STEPS, "balanced", {"adaptive": "off", "steps": steps})
-        for steps in (1, 2, 4, 8, 16)
+        Way(_counted(steps), STEPS, "balanced", {"adaptive": "off", "steps": steps})
+        for steps in (1, 2, 3, 4, 8, 16)
     ),
 )
 # A plain way and what an adaptive rule makes of it.
 PAIRS = (
     (BASE, "faithful, official adaptive"),
     ("8 steps", "8 steps, official adaptive"),
-    (BASE, "faithful, reuse"),
+    (BASE, REUSING),
     ("8 steps", "8 steps, reuse"),
 )
 
@@ -154,7 +159,7 @@ def _cost_by_level(samples: Sequence[Sample]) -> dict[float, list[int]]:
     """Evaluations of the published steps with reuse, by the level of damage."""
     found: dict[float, list[int]] = {}
     for sample in samples:
-        if sample.way == "faithful, reuse":
+        if sample.way == REUSING:
             found.setdefault(sample.level, []).append(sample.evaluations)
     return found
 
