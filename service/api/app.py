@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import events, ops, problems, restore, schema
+from service.api import delivery, events, ops, problems, restore, schema
 from service.api.pages import build_pages
 from service.api.state import Services, Timing
 from service.connection import connect, unavailable_when_away
@@ -63,6 +63,7 @@ def create_app(settings: Settings, timing: Timing | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, problems.of_invalid_parameters)
     app.add_middleware(Door, metrics=metrics)
     app.include_router(restore.router)
+    app.include_router(delivery.router)
     app.include_router(events.router)
     app.include_router(ops.router)
     app.include_router(build_pages())
