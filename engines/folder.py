@@ -2,9 +2,10 @@
 
 FOLDER/sdxl/        diffusers layout: unet, vae, scheduler, text encoders and tokenizers
 FOLDER/dinov2/      {config,preprocessor_config}.json
-FOLDER/instantir/   adapter, aggregator and LoRA weights, and three optional files of ours:
+FOLDER/instantir/   adapter, aggregator and LoRA weights, and four optional files of ours:
     resampler_config.json   sizes that cannot be read off shapes (default: the published ones)
     aggregator_config.json  {"sft_width"} of its merges (default: the published 128)
+    tone_config.json        {"hidden"} width of the tone network (default: the model has none)
     restorer.json           {"presets", "min_side_px", "max_side_px", "tile_px", "overlap_px"} of
                             this model (default: engines.presets, and the published sides)
 """
@@ -44,6 +45,7 @@ class ModelFolder:
     preprocessing: Mapping[str, Any]
     resampler: ResamplerConfig
     sft_width: int
+    tone_hidden: int | None
     restorer: Mapping[str, Any]
 
     @property
@@ -58,6 +60,7 @@ def read_folder(path: Path) -> ModelFolder:
     unet = _json(path / "sdxl" / "unet" / "config.json")
     resampler = path / "instantir" / "resampler_config.json"
     aggregator = path / "instantir" / "aggregator_config.json"
+    tone = path / "instantir" / "tone_config.json"
     restorer = path / "instantir" / "restorer.json"
     return ModelFolder(
         path=path,
@@ -73,11 +76,12 @@ def read_folder(path: Path) -> ModelFolder:
         resampler=_resampler(
             _json(resampler) if resampler.exists() else {},
             {
-                "feature_dim": _entry(vision, "hidden_size", "dinov2"),
-                "output_dim": _entry(unet, "cross_attention_dim", "sdxl/unet"),
+                "feature_dim": _entry(vision, "hidden_size", "dinov2/config.json"),
+                "output_dim": _entry(unet, "cross_attention_dim", "sdxl/unet/config.json"),
             },
         ),
         sft_width=(_json(aggregator) if aggregator.exists() else {}).get("sft_width", SFT_WIDTH),
+        tone_hidden=_entry(_json(tone), "hidden", tone.name) if tone.exists() else None,
         restorer=_json(restorer) if restorer.exists() else {},
     )
 
@@ -103,5 +107,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _entry(config: Mapping[str, Any], key: str, where: str) -> int:
     if key not in config:
-        raise WeightsError(f"model folder: {where}/config.json has no {key!r}")
+        raise WeightsError(f"model folder: {where} has no {key!r}")
     return int(config[key])

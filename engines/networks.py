@@ -12,6 +12,7 @@ from engines.models.aggregator import Aggregator
 from engines.models.autoencoder import KLCodec, PatchCodec
 from engines.models.denoiser import Denoiser
 from engines.models.text import TextEncoder
+from engines.models.tone import Tone
 from engines.models.vision import VisionEncoder
 
 
@@ -24,10 +25,12 @@ class Networks:
     vision: VisionEncoder
     text: TextEncoder
     codec: KLCodec | PatchCodec
+    tone: Tone | None = None  # of models that were trained with one
 
     def modules(self) -> tuple[nn.Module, ...]:
         """All networks, in a fixed order."""
-        return self.denoiser, self.aggregator, self.vision, self.text, self.codec
+        tone = () if self.tone is None else (self.tone,)
+        return self.denoiser, self.aggregator, self.vision, self.text, *tone, self.codec
 
 
 _CODECS = "AutoencoderKL, PatchCodec"
@@ -41,12 +44,21 @@ def build_networks(folder: ModelFolder) -> Networks:
         vision=VisionEncoder(dict(folder.vision), dict(folder.preprocessing)),
         text=TextEncoder([dict(config) for config in folder.text], folder.tokenizers),
         codec=build_codec(folder.codec),
+        tone=build_tone(folder),
     )
 
 
 def build_denoiser(folder: ModelFolder) -> Denoiser:
     """The conditional UNet with its resampler."""
     return Denoiser(folder.unet, folder.resampler)
+
+
+def build_tone(folder: ModelFolder) -> Tone | None:
+    """The tone network, for a model that has one."""
+    if folder.tone_hidden is None:
+        return None
+    unet = folder.unet
+    return Tone(unet["cross_attention_dim"], unet["in_channels"], folder.tone_hidden)
 
 
 def build_codec(config: Mapping[str, Any]) -> KLCodec | PatchCodec:

@@ -140,6 +140,7 @@ class Restoration:
     noise: NoiseSource
     frame: Frame
     degraded: Tensor  # (1, C, h, w)
+    base: Tensor  # (rows, C, h, w) the degraded latents in the tones that the text asks for
     latents: Tensor  # (1, C, h, w) at the next step's noise level
     given_reference: Tensor | None = None
     step: int = 0

@@ -67,6 +67,7 @@ class Restorer:
         self.loop = StepLoop(networks, previewer, alphas, settings.prediction)
         parameter = next(networks.denoiser.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.backend = f"torch {torch.__version__} {self.device.type} {self.dtype}"
 
     def params(
         self, preset: str | None = None, overrides: Mapping[str, Any] | None = None
@@ -136,15 +137,16 @@ class Restorer:
             latents = draw
         else:
             latents = schedule.add_noise(degraded, draw, self.alphas[plan.timesteps[0]])
-        size = (height * factor, width * factor)
+        condition = condition or self._condition(inputs, params, (height * factor, width * factor))
         picture = (width * factor, height * factor)
         return Restoration(
             params=params,
             plan=plan,
-            condition=condition or self._condition(inputs, params, size),
+            condition=condition,
             noise=noise,
             frame=frame or Frame(picture, picture, inputs.pixels),
             degraded=degraded,
+            base=self._toned(degraded, condition),
             latents=latents,
             given_reference=inputs.reference,
         )
@@ -239,6 +241,12 @@ class Restorer:
         shape = codec.noise_shape(height, width)
         sample = None if shape is None else noise.draw((1, *shape)).to(self.device, self.dtype)
         return codec.encode(inputs.pixels.to(self.device, self.dtype), sample)
+
+    def _toned(self, degraded: Tensor, condition: Conditioning) -> Tensor:
+        """What the references are drawn on, (rows, C, h, w)."""
+        rows = degraded.expand(condition.rows, -1, -1, -1)
+        tone = self.networks.tone
+        return rows if tone is None else tone(rows, condition.text)
 
     def _condition(
         self, inputs: Inputs, params: RestoreParams, size: tuple[int, int]

@@ -116,8 +116,8 @@ class StepLoop:
         latents = _latents(batch, [now.restoration.latents for now in batch])
         tokens = _rows(batch, "preview_tokens")
         raw = self.previewer(latents, emb, _rows(batch, "text"), tokens)
-        degraded = _latents(batch, [now.restoration.degraded for now in batch])
-        x0 = predicted_x0(self.prediction, raw, latents, self._alpha(steps), degraded)
+        base = torch.cat([now.restoration.base for now in batch])
+        x0 = predicted_x0(self.prediction, raw, latents, self._alpha(steps), base)
         references = consistency_x0(x0, latents, steps).to(latents.dtype)
         counts = [now.rows for now in batch]
         for now, reference, own in zip(
@@ -138,7 +138,7 @@ class StepLoop:
             return
         t, after = r.plan.timesteps[r.step], r.plan.after[r.step]
         alpha = self.alphas[t]
-        x0 = predicted_x0(self.prediction, prediction, r.latents, alpha, r.degraded)
+        x0 = predicted_x0(self.prediction, prediction, r.latents, alpha, r.base[-1:])
         noise = r.noise.draw(tuple(r.latents.shape)).to(r.latents)
         now.sample = ddpm_step(x0, r.latents, alpha, self._alpha_at(after), noise)
         now.timestep = r.plan.timesteps[r.step + 1]
@@ -147,7 +147,7 @@ class StepLoop:
         for now in batch:
             r = now.restoration
             if not now.previews:
-                given = r.degraded if r.given_reference is None else r.given_reference
+                given = r.base if r.given_reference is None else r.given_reference
                 now.reference = given.to(r.latents).expand(now.rows, -1, -1, -1)
         aggregator = self.networks.aggregator
         steps = _timesteps(batch, None)
@@ -184,7 +184,7 @@ class StepLoop:
         # As published, a skipped step scales once more what is left of the last one's residuals.
         r.reference, r.residuals = now.reference, now.residuals if now.reuses else now.scaled
         t, after = r.plan.timesteps[r.step], r.plan.after[r.step]
-        reference = r.degraded if r.reference is None else r.reference
+        reference = r.base if r.reference is None else r.reference
         guided = prediction[-1:]
         if now.rows == 2:
             scale = r.params.guidance_scale

@@ -32,6 +32,7 @@ LORA = (
     "instantir/previewer_lora_weights.safetensors",
     "instantir/previewer_lora_weights.bin",
 )
+TONE = ("instantir/tone.safetensors",)
 VISION = ("dinov2/model.safetensors",)
 TEXT = ("sdxl/text_encoder/model.safetensors",)
 TEXT_2 = ("sdxl/text_encoder_2/model.safetensors",)
@@ -49,11 +50,13 @@ def load_networks(networks: Networks, folder: Path) -> None:
     """Fill every network from `folder`, in place, in the networks' own dtype."""
     load_denoiser(networks.denoiser, folder)
     _fill("aggregator", networks.aggregator, _read(folder, AGGREGATOR))
+    if networks.tone is not None:
+        _fill("tone", networks.tone, _read(folder, TONE))
     _load_encoders(networks, folder)
 
 
 def load_pretrained(networks: Networks, folder: Path) -> None:
-    """Fill what SDXL and DINOv2 bring; adapter and aggregator keep their weights."""
+    """Fill what SDXL and DINOv2 bring; what is ours keeps its weights."""
     denoiser = networks.denoiser
     own = denoiser.state_dict()
     state = {key: own[key] for key in adapter_keys(denoiser)}
@@ -146,6 +149,8 @@ def save_networks(
     }
     if any(True for _ in networks.codec.parameters()):
         files[CODEC[0]] = networks.codec.get_submodule("vae").state_dict()
+    if networks.tone is not None:
+        files[TONE[0]] = networks.tone.state_dict()
     for name, state in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cast = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.captions import caption
-from training.degrade import DegradationConfig, FloatArray, degrade
-from training.edits import Edited, edit
+from training.degrade import DegradationConfig, Degraded, FloatArray, degrade
+from training.edits import Edited, edit, unedited
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 CACHE_SHORT_SIDE_PX = 384
@@ -41,7 +41,6 @@ class Batch:
     degraded: Tensor
     captions: list[str]
     severities: list[float]
-    edited: Tensor  # (B,) bool: the clean picture was edited as its caption says
 
 
 def held_out_names(meta: Path) -> frozenset[str]:
@@ -64,7 +63,9 @@ def load_picture(path: Path, short_side_px: int = CACHE_SHORT_SIDE_PX) -> Uint8A
 class PatchSource:
     """Random crops with flips from pictures cached in memory, detailed ones preferred of both.
 
-    ``held_out`` are file names never to be used. Raises ValueError where no picture is left,
+    ``held_out`` are file names never to be used. With an ``edit_share`` above 0 nothing is damaged:
+    that share of the pictures is edited as its caption says, the others have one that asks for
+    nothing. Raises ValueError where no picture is left,
     where one is smaller than the crop, or where the cache would pass its limit.
     """
 
@@ -76,13 +77,11 @@ class PatchSource:
         *,
         config: DegradationConfig | None = None,
         held_out: Collection[str] = (),
-        clean_share: float = 0.0,
         edit_share: float = 0.0,
     ) -> None:
         self.seed = seed
         self.crop_px = crop_px
         self.config = config or DegradationConfig()
-        self.clean_share = clean_share
         self.edit_share = edit_share
         self.names: list[str] = []
         self._pictures: list[Uint8Array] = []
@@ -110,22 +109,21 @@ class PatchSource:
         degraded: list[FloatArray] = []
         severities: list[float] = []
         captions: list[str] = []
-        edited: list[bool] = []
         for _ in range(batch_size):
             patch = self._patch(rng)
-            edited.append(bool(rng.random() < self.edit_share))
-            target = edit(patch, rng) if edited[-1] else Edited(patch, caption(patch))
-            clean.append(target.image)
-            captions.append(target.word)
-            if rng.random() < self.clean_share:
-                degraded.append(patch)
-                severities.append(0.0)
+            if self.edit_share > 0:
+                target = (
+                    edit(patch, rng) if rng.random() < self.edit_share else unedited(patch, rng)
+                )
+                damaged = Degraded(patch, severity=0.0)
             else:
-                result = degrade(patch, rng, self.config)
-                degraded.append(result.image)
-                severities.append(result.severity)
-        images = _to_tensor(clean), _to_tensor(degraded)
-        return Batch(*images, captions, severities, torch.tensor(edited))
+                target = Edited(patch, caption(patch))
+                damaged = degrade(patch, rng, self.config)
+            clean.append(target.image)
+            captions.append(target.caption)
+            degraded.append(damaged.image)
+            severities.append(damaged.severity)
+        return Batch(_to_tensor(clean), _to_tensor(degraded), captions, severities)
 
     def batches(
         self, start: int, batch_size: int, *, ahead: int = 2

@@ -64,8 +64,7 @@ def _need(trainee: Trainee, recipe: Recipe, stage: Stage) -> Need:
     kept, pack = _counter(trainee)
     pixels = torch.empty(stage.batch, 3, stage.crop_px, stage.crop_px, device="meta")
     rows = stage.batch
-    edited = torch.zeros(rows, dtype=torch.bool)
-    batch = Batch(pixels, pixels, [""] * rows, [0.0] * rows, edited)
+    batch = Batch(pixels, pixels, [""] * rows, [0.0] * rows)
     setting = stage.setting(recipe.size_px)
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         outcome = Step(trainee)(stage, setting, batch, (0,))

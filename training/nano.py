@@ -17,6 +17,7 @@ VISION_WIDTH = 96
 VISION_PX = 128
 PATCH = 2
 SFT_WIDTH = 32
+TONE_HIDDEN = 64
 LATENT_SCALE = 2.0
 VOCABULARY_WORDS: str = (
     "bright dark warm cool colourful colorful monochrome high low contrast soft sharp night sunset "
@@ -94,7 +95,7 @@ RESTORER: dict[str, Any] = {
         "faithful": {**SAMPLING, "denoising_start": 100, "steps": 30},
         "balanced": {
             **SAMPLING,
-            "steps": 3,
+            "steps": 2,
             "sampler": "ddim",
             "adaptive": "reuse",
             "mirror": True,
@@ -138,6 +139,7 @@ def _write(folder: Path, unet: dict[str, Any]) -> None:
         "dinov2/preprocessor_config.json": PREPROCESSING,
         "instantir/resampler_config.json": resampler_json(RESAMPLER),
         "instantir/aggregator_config.json": {"sft_width": SFT_WIDTH},
+        "instantir/tone_config.json": {"hidden": TONE_HIDDEN},
         "instantir/restorer.json": RESTORER,
     }
     write_files(folder, files)

@@ -34,6 +34,7 @@ class Objective(StrEnum):
     AGGREGATE = "aggregate"
     RESTORE = "restore"
     RESTORE_WITH_PREVIEWS = "restore_with_previews"
+    TONE = "tone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,6 @@ class Example:
     degraded: Tensor  # (B, C, h, w)
     pixels: Tensor  # (B, 3, H, W) degraded, in [-1, 1]
     captions: list[str]
-    edited: Tensor  # (B,) bool: the clean latent is edited as its caption says
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,19 @@ def gain(estimate: Tensor, degraded: Tensor, clean: Tensor, rows: Tensor | None 
 
 def conditions(trainee: Trainee, example: Example, chance: Draw, size_px: float) -> Conditions:
     """Encode text and picture; dropped text is the empty prompt, a dropped picture is black."""
-    dropped = zip(example.captions, chance.drop_text.tolist(), strict=True)
-    text, pooled = trainee.text(["" if drop else caption for caption, drop in dropped])
+    text, pooled = trainee.text(_told(example, chance))
     vision = trainee.vision
     seen = F.interpolate(example.pixels, size=(vision.crop, vision.crop), mode="bicubic")
     seen = vision.normalize(seen / 2 + 0.5)
     features = vision(per_row(chance.drop_vision, torch.zeros_like(seen), seen))
     sizes = torch.tensor([size_px, size_px, 0.0, 0.0, size_px, size_px], device=seen.device)
     return Conditions(text, pooled, features, sizes.expand(len(seen), -1))
+
+
+def _told(example: Example, chance: Draw) -> list[str]:
+    """The captions, empty where the text was dropped."""
+    dropped = zip(example.captions, chance.drop_text.tolist(), strict=True)
+    return ["" if drop else caption for caption, drop in dropped]
 
 
 def denoise(trainee: Trainee, example: Example, chance: Draw, setting: Setting) -> Outcome:
@@ -210,12 +215,28 @@ def restore_with_previews(
     return _restore(trainee, example, chance, setting, previews=True)
 
 
+def tone(trainee: Trainee, example: Example, chance: Draw, setting: Setting) -> Outcome:
+    """The tone network alone: undamaged pictures edited as their caption says.
+
+    Raises ValueError for a model that has none.
+    """
+    if trainee.tone is None:
+        raise ValueError("the model has no tone network (instantir/tone_config.json)")
+    with torch.no_grad():
+        text, _ = trainee.text(_told(example, chance))
+    silent = chance.drop_text.to(example.clean.device)
+    target = per_row(silent, example.degraded, example.clean)
+    nothing = float("nan")
+    return Outcome(setting.loss(trainee.tone(example.degraded, text), target), nothing, nothing)
+
+
 OBJECTIVES: Mapping[Objective, Callable[[Trainee, Example, Draw, Setting], Outcome]] = {
     Objective.DENOISE: denoise,
     Objective.DISTILL: distill,
     Objective.AGGREGATE: aggregate,
     Objective.RESTORE: restore,
     Objective.RESTORE_WITH_PREVIEWS: restore_with_previews,
+    Objective.TONE: tone,
 }
 
 
@@ -232,8 +253,8 @@ def _restore(
     loss = setting.loss(main, example.clean)
     if previews:
         loss = loss + setting.loss(preview, example.clean)
-    # Rows that sampling would begin with; noised originals and edits would flatter the figure.
-    rows = chance.degraded_start & ~example.edited
+    # Rows that sampling would begin with; noised originals would flatter the figure.
+    rows = chance.degraded_start
     told = [gain(x, example.degraded, example.clean, rows) for x in (preview, main)]
     return Outcome(loss, told[0] if previews else float("nan"), told[1])
 

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,11 +43,8 @@ class Step(nn.Module):
             degraded,
             batch.degraded.to(trainee.device),
             batch.captions,
-            batch.edited.to(trainee.device),
         )
         chance = on_device(draw(generator, clean.shape, stage.chances), trainee.device)
-        # Without its caption nothing would tell an edited original from a plain one.
-        chance = replace(chance, drop_text=chance.drop_text & ~batch.edited)
         return OBJECTIVES[stage.objective](trainee, example, chance, setting)
 
     @torch.no_grad()

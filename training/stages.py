@@ -2,8 +2,8 @@
 
 The published recipe is `PAPER`: three stages on SDXL, with the figures of the official training
 scripts; these leave the number of iterations open, which is ours. Nano has no pretrained base, so
-that `NANO` begins with one and ends with polishing all parts together; `TINY` is the same on a
-model that tests can train.
+that `NANO` begins with one and ends with polishing all parts together and teaching what words say
+of tones; `TINY` is the same on a model that tests can train.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Stage:
     batch: int  # per process
     crop_px: int
     chances: Chances
-    edit_share: float = 0.0  # of the originals edited as their caption says
+    edit_share: float = 0.0  # above 0: no damage, and this share is edited as the caption says
     loss: Callable[[Tensor, Tensor], Tensor] = mse
     accumulation: int = 1  # batches per optimizer step
     learning_rate: float = 1e-4
@@ -119,7 +119,7 @@ _SAMPLING = Chances(
     small_steps=8,
     steps=100,
 )
-_ALL = {part: 1.0 for part in Part if part not in (Part.PREVIEWER, Part.CODEC)}
+_ALL = {part: 1.0 for part in Part if part not in (Part.PREVIEWER, Part.TONE, Part.CODEC)}
 _POLISH = Stage(
     "polish",
     Objective.RESTORE,
@@ -128,7 +128,6 @@ _POLISH = Stage(
     batch=24,
     crop_px=64,
     chances=_SAMPLING,
-    edit_share=0.1,
     loss=huber,
     learning_rate=1e-3,
     final_rate=0.2,
@@ -148,7 +147,6 @@ _REFINE = replace(
     batch=10,
     crop_px=96,
     chances=replace(_SAMPLING, drop_text=0.85),
-    edit_share=0.15,
     loss=log_error,
     learning_rate=2e-4,
     final_rate=0.01,
@@ -162,7 +160,6 @@ _BASE = replace(
     trains={Part.UNET: 1.0, Part.HEAD: 1.0, Part.TEXT: 1.0},
     iterations=300,
     chances=Chances(drop_text=0.1, drop_vision=0.9, degraded_start=0.5),
-    edit_share=0.0,
     final_rate=0.1,
     prepare=None,
 )
@@ -200,6 +197,22 @@ NANO = Recipe(
             iterations=200,
             chances=replace(_REFINE.chances, rollout=0.5),
             learning_rate=5e-5,
+        ),
+        # Prompts edit the tones of the reference; last, as it needs the text encoder as it stays.
+        Stage(
+            "tone",
+            Objective.TONE,
+            {Part.TONE: 1.0},
+            iterations=1500,
+            batch=32,
+            crop_px=64,
+            chances=Chances(drop_text=0.1),
+            edit_share=0.7,
+            learning_rate=3e-3,
+            final_rate=0.01,
+            warmup=50,
+            weight_decay=0.0,
+            average=0.99,
         ),
     ),
     rank=16,

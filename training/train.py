@@ -63,6 +63,7 @@ def train_stage(run: Run, places: Places) -> None:
         crop_px=stage.crop_px,
         config=recipe.degradation,
         held_out=trained_on,
+        edit_share=stage.edit_share,
     )
     validation = [
         unseen.batch(i, min(VALIDATION_ROWS, stage.batch)) for i in range(VALIDATION_BATCHES)

@@ -25,6 +25,7 @@ class Part(StrEnum):
     DCP = "dcp"  # resampler and decoupled cross-attention (paper section 3.1)
     PREVIEWER = "previewer"  # LoRA (section 3.2)
     AGGREGATOR = "aggregator"  # section 3.3
+    TONE = "tone"  # what a prompt says of tones
     CODEC = "codec"
 
 
@@ -53,6 +54,7 @@ class Trainee(nn.Module):
         networks = build_networks(folder)
         self.denoiser, self.aggregator = networks.denoiser, networks.aggregator
         self.vision, self.text, self.codec = networks.vision, networks.text, networks.codec
+        self.tone = networks.tone
         self.prediction = Prediction(folder.scheduler["prediction_type"])
         self.register_buffer("alphas", alphas_cumprod(folder.scheduler), persistent=False)
         if self.prediction is Prediction.RESIDUAL:
@@ -63,7 +65,9 @@ class Trainee(nn.Module):
     @property
     def networks(self) -> Networks:
         """The networks as loading and saving know them."""
-        return Networks(self.denoiser, self.aggregator, self.vision, self.text, self.codec)
+        return Networks(
+            self.denoiser, self.aggregator, self.vision, self.text, self.codec, self.tone
+        )
 
     @torch.no_grad()
     def copy_unet_to_aggregator(self) -> None:

@@ -130,7 +130,7 @@ def _make(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_like_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Patch codec, residual prediction, the position table of the vision crop's own grid."""
+    """Patch codec, residual prediction, a tone network, the vision crop's own position table."""
     folder = tmp_path_factory.mktemp("nano_like")
     _write(folder, NANO_LIKE, context_dim=32)
     return _make(folder, seed=1)
@@ -138,9 +138,10 @@ def nano_like_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sdxl_like_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """KL codec, noise prediction, text encoders of two widths, a larger position table."""
+    """KL codec, noise prediction, no tone network, text encoders of two widths."""
     folder = tmp_path_factory.mktemp("sdxl_like")
     _write(folder, SDXL_LIKE, context_dim=40)
+    (folder / "instantir" / "tone_config.json").unlink()
     return _make(folder, seed=2)
 
 

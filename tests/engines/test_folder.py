@@ -20,6 +20,7 @@ REQUIRED = [
     "sdxl/text_encoder_2/config.json",
 ]
 RESAMPLER = "instantir/resampler_config.json"
+TONE = "instantir/tone_config.json"
 RESTORER = "instantir/restorer.json"
 
 
@@ -99,6 +100,22 @@ def test_the_width_of_the_merges_is_the_published_one_or_what_their_file_says(
     if content is not None:
         file.write_text(json.dumps(content), encoding="utf-8")
     assert read_folder(path).sft_width == expected
+
+
+@pytest.mark.parametrize(("content", "expected"), [(None, None), ({"hidden": 8}, 8)])
+def test_a_model_without_the_tone_file_has_no_tone_network(
+    path: Path, content: dict[str, int] | None, expected: int | None
+) -> None:
+    (path / TONE).unlink()
+    if content is not None:
+        (path / TONE).write_text(json.dumps(content), encoding="utf-8")
+    assert read_folder(path).tone_hidden == expected
+
+
+def test_a_tone_file_without_its_width_is_an_error_of_weights(path: Path) -> None:
+    (path / TONE).write_text("{}", encoding="utf-8")
+    with pytest.raises(WeightsError, match=r"tone_config.json has no 'hidden'"):
+        read_folder(path)
 
 
 def test_a_resampler_survives_the_round_trip_through_its_file(path: Path) -> None:

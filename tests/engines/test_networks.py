@@ -46,10 +46,20 @@ def test_the_vae_config_names_the_codec(nano_like: Restorer, sdxl_like: Restorer
     assert isinstance(sdxl_like.networks.codec, KLCodec)
 
 
-def test_modules_lists_every_field_once(nano_like: Restorer) -> None:
-    networks = nano_like.networks
+def test_modules_lists_every_network_once(either: Restorer) -> None:
+    networks = either.networks
     fields = [getattr(networks, field.name) for field in dataclasses.fields(networks)]
-    assert [id(module) for module in networks.modules()] == [id(field) for field in fields]
+    there = sorted(id(field) for field in fields if field is not None)
+    assert sorted(id(module) for module in networks.modules()) == there
+
+
+def test_a_model_has_a_tone_network_where_its_folder_says_so(
+    nano_like: Restorer, sdxl_like: Restorer
+) -> None:
+    tone = nano_like.networks.tone
+    assert tone is not None
+    assert (tone.listen.in_features, tone.channels) == (32, 12)
+    assert sdxl_like.networks.tone is None
 
 
 def test_two_builds_do_not_share_weights(nano_like_folder: Path) -> None:

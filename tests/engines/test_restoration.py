@@ -24,6 +24,7 @@ def restoration(steps: int) -> Restoration:
         noise=SeededNoise(0),
         frame=Frame((8, 8), (8, 8), None),
         degraded=torch.zeros(SHAPE),
+        base=torch.zeros(SHAPE),
         latents=torch.zeros(SHAPE),
     )
 

@@ -237,6 +237,25 @@ def test_no_negative_prompt_is_an_embedding_of_zeros(either: Restorer, random_te
     assert condition.text[1].any()
 
 
+def test_references_are_drawn_on_the_input_in_the_tones_that_each_prompt_asks_for(
+    nano_like: Restorer, photo: Photo
+) -> None:
+    tone = nano_like.networks.tone
+    assert tone is not None
+    restoration = begun(nano_like, photo((64, 64)), quick(guidance_scale=3.0))
+    texts = restoration.condition.text
+    expected = torch.cat([tone(restoration.degraded, text[None]) for text in texts])
+    torch.testing.assert_close(restoration.base, expected)
+    assert not torch.allclose(restoration.base[:1], restoration.base[1:])
+
+
+def test_without_a_tone_network_references_are_drawn_on_the_input(
+    sdxl_like: Restorer, photo: Photo
+) -> None:
+    restoration = begun(sdxl_like, photo((64, 64)), quick(guidance_scale=3.0))
+    assert torch.equal(restoration.base, restoration.degraded.expand(2, -1, -1, -1))
+
+
 def test_clip_skip_is_for_the_prompt_alone(either: Restorer, random_tensor: Make) -> None:
     inputs = pixels_of(either, random_tensor, 32, 32)
     params = quick(guidance_scale=3.0, clip_skip=1)

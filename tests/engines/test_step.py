@@ -183,7 +183,7 @@ def test_a_step_is_preview_then_aggregator_then_guided_prediction_then_sampler(
     either: Restorer,
 ) -> None:
     restoration = start(either, guidance_scale=3.0)
-    noisy, degraded = restoration.latents.clone(), restoration.degraded
+    noisy, degraded, base = restoration.latents.clone(), restoration.degraded, restoration.base
     trace, kind = step_of(either, restoration), either.settings.prediction
     condition, networks = restoration.condition, either.networks
     with torch.inference_mode():
@@ -191,7 +191,7 @@ def test_a_step_is_preview_then_aggregator_then_guided_prediction_then_sampler(
         given = (times, condition.pooled, condition.time_ids)
         emb = either.previewer.embed(*given)
         preview = either.previewer(two, emb, condition.text, condition.preview_tokens)
-        estimate = predicted_x0(kind, preview, two, either.alphas[667], degraded)
+        estimate = predicted_x0(kind, preview, two, either.alphas[667], base)
         reference = consistency_x0(estimate, two, times)
         residuals = networks.aggregator(
             degraded.expand(2, -1, -1, -1), reference, networks.aggregator.embed(*given)
@@ -293,7 +293,7 @@ def test_outside_of_the_previewing_steps_the_reference_is_the_degraded_input(
         previewed.append(trace.previewed)
         assert trace.aggregated
         assert restoration.reference is not None
-        is_input = torch.equal(restoration.reference, restoration.degraded.expand(2, -1, -1, -1))
+        is_input = torch.equal(restoration.reference, restoration.base)
         assert is_input is not trace.previewed
     assert previewed == [False, True, True, False]
 

@@ -30,6 +30,7 @@ from engines.weights import (
 ADAPTER = "instantir/adapter.safetensors"
 AGGREGATOR = "instantir/aggregator.safetensors"
 LORA = "instantir/previewer_lora_weights.safetensors"
+TONE = "instantir/tone.safetensors"
 UNET = "sdxl/unet/diffusion_pytorch_model.safetensors"
 Folder = Callable[[], Path]
 
@@ -188,6 +189,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
         (UNET, "unet and adapter"),
         (ADAPTER, "unet and adapter"),
         (AGGREGATOR, "aggregator"),
+        (TONE, "tone"),
         ("dinov2/model.safetensors", "dinov2"),
         ("sdxl/text_encoder/model.safetensors", "text_encoder"),
         ("sdxl/text_encoder_2/model.safetensors", "text_encoder_2"),

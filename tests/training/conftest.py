@@ -54,6 +54,12 @@ def batch(photos: Path) -> Batch:
 
 
 @pytest.fixture(scope="session")
+def edits(photos: Path) -> Batch:
+    """Two crops edited as their captions say."""
+    return PatchSource(photos, seed=1, crop_px=SIDE_PX, edit_share=1.0).batch(0, 2)
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """Configuration of the tiny model."""
     path = tmp_path_factory.mktemp("tiny")

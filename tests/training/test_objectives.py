@@ -25,7 +25,7 @@ def example(trainee: Trainee) -> Example:
     degraded = clean + damage
     encode = trainee.codec.encode
     latents = encode(clean, None), encode(degraded, None)
-    return Example(*latents, degraded, ["bright", "dark, warm"], mask(False, False))
+    return Example(*latents, degraded, ["bright", "dark, warm"])
 
 
 @pytest.fixture
@@ -62,9 +62,10 @@ def mask(*rows: bool) -> Tensor:
     ("objective", "reached"),
     [
         (Objective.DENOISE, {Part.UNET, Part.HEAD, Part.DCP, Part.TEXT, Part.VISION}),
-        (Objective.AGGREGATE, set(Part) - {Part.PREVIEWER, Part.CODEC}),
-        (Objective.RESTORE, set(Part) - {Part.PREVIEWER, Part.CODEC}),
-        (Objective.RESTORE_WITH_PREVIEWS, set(Part) - {Part.CODEC}),
+        (Objective.AGGREGATE, set(Part) - {Part.PREVIEWER, Part.TONE, Part.CODEC}),
+        (Objective.RESTORE, set(Part) - {Part.PREVIEWER, Part.TONE, Part.CODEC}),
+        (Objective.RESTORE_WITH_PREVIEWS, set(Part) - {Part.TONE, Part.CODEC}),
+        (Objective.TONE, {Part.TONE}),
     ],
 )
 def test_a_loss_reaches_the_parts_it_is_about(

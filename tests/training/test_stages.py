@@ -40,10 +40,17 @@ def test_nano_is_trained_in_the_published_order_with_a_base_before_and_polish_af
     names = [stage.name for stage in NANO.stages]
     assert names[0] == "base"
     assert names[1:4] == [stage.name for stage in PAPER.stages]
-    assert {stage.objective for stage in NANO.stages[4:]} == {
+    assert {stage.objective for stage in NANO.stages[4:-1]} == {
         Objective.RESTORE,
         Objective.RESTORE_WITH_PREVIEWS,
     }
+    assert NANO.stages[-1].objective is Objective.TONE
+
+
+def test_the_tone_network_is_trained_alone_so_that_restorations_stay_as_they_are() -> None:
+    tone = stage_of(NANO, "tone")
+    assert list(tone.trains) == [Part.TONE]
+    assert not [stage.name for stage in NANO.stages[:-1] if Part.TONE in stage.trains]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -68,7 +75,7 @@ def test_stages_of_a_recipe_have_names_of_their_own(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", [NANO, TINY], ids=["nano", "tiny"])
 def test_polishing_never_learns_faster_than_before(recipe: Recipe) -> None:
-    rates = [stage.learning_rate for stage in recipe.stages[4:]]
+    rates = [stage.learning_rate for stage in recipe.stages[4:-1]]
     assert all(a >= b for a, b in itertools.pairwise(rates))
 
 
@@ -79,7 +86,7 @@ def test_tiny_has_the_stages_of_nano() -> None:
 
 def test_a_recipe_can_begin_with_a_later_stage() -> None:
     rest = NANO.beginning_with("refine")
-    assert [stage.name for stage in rest.stages] == ["refine", "rollouts"]
+    assert [stage.name for stage in rest.stages] == ["refine", "rollouts", "tone"]
     assert rest.degradation == NANO.degradation
 
 

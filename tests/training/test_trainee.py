@@ -19,6 +19,7 @@ MERGE = "controlnet_mid_block.1.weight"
         ("aggregator.conv_in.weight", Part.AGGREGATOR),
         ("vision.dino.layernorm.weight", Part.VISION),
         ("text.first.embeddings.weight", Part.TEXT),
+        ("tone.speak.bias", Part.TONE),
         ("codec.vae.encoder.conv_in.weight", Part.CODEC),
     ],
 )
