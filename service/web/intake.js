@@ -1,17 +1,20 @@
-/** The ways a picture comes in: file dialog, drop anywhere on the page, paste, samples. */
+/** The ways pictures come in: file dialog, drop anywhere on the page, paste, samples. */
 
 import { assetUrl, fetchBlob } from "./api.js";
 
 const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
 
 /** Clipboard pictures are all called image.png. */
-const nameOf = (file, pasted) => (pasted || !file.name ? "picture.png" : file.name);
+const named = (file) => ({ file, name: file.name || "picture.png" });
+const pasted = (file) => ({ file, name: "pasted.png" });
+const isAsking = () => document.querySelector("dialog[open]") !== null;
 
-function acceptDrops(zone, accepts, onPicture) {
+function acceptDrops(zone, onPictures) {
   let depth = 0;
   const mark = (change) => {
     depth = Math.max(0, depth + change);
-    zone.classList.toggle("over", depth > 0 && accepts());
+    zone.classList.toggle("over", depth > 0);
+    document.body.classList.toggle("dropping", depth > 0);
   };
   document.addEventListener("dragenter", (event) => carriesFiles(event) && mark(1));
   document.addEventListener("dragleave", (event) => carriesFiles(event) && mark(-1));
@@ -19,32 +22,32 @@ function acceptDrops(zone, accepts, onPicture) {
   document.addEventListener("dragover", (event) => {
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    event.dataTransfer.dropEffect = accepts() ? "copy" : "none";
+    event.dataTransfer.dropEffect = "copy";
   });
   document.addEventListener("drop", (event) => {
     if (!carriesFiles(event)) return;
     event.preventDefault();
     mark(-depth);
-    const [file] = event.dataTransfer.files;
-    if (file && accepts()) onPicture(file, nameOf(file, false));
+    const files = [...event.dataTransfer.files];
+    if (files.length > 0 && !isAsking()) onPictures(files.map(named));
   });
 }
 
-function acceptPastes(accepts, onPicture) {
+function acceptPastes(onPictures) {
   document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData?.files ?? [];
-    if (!file || !accepts()) return;
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (files.length === 0 || isAsking()) return;
     event.preventDefault();
-    onPicture(file, nameOf(file, true));
+    onPictures(files.map(pasted));
   });
 }
 
-function acceptSamples(accepts, onPicture, onProblem) {
+function acceptSamples(onPictures, onProblem) {
   for (const button of document.querySelectorAll("[data-sample]")) {
     button.addEventListener("click", async () => {
+      const name = button.dataset.sample;
       try {
-        const picture = await fetchBlob(assetUrl(`samples/${button.dataset.sample}`));
-        if (accepts()) onPicture(picture, button.dataset.sample);
+        onPictures([{ file: await fetchBlob(assetUrl(`samples/${name}`)), name }]);
       } catch (problem) {
         onProblem(problem);
       }
@@ -53,21 +56,21 @@ function acceptSamples(accepts, onPicture, onProblem) {
 }
 
 /**
- * @param {() => boolean} accepts whether a new picture is welcome now
- * @param {(file: Blob, name: string) => void} onPicture
+ * @param {(pictures: {file: Blob, name: string}[]) => void} onPictures
  * @param {(problem: Error) => void} onProblem a sample could not be fetched
  */
-export function listen(accepts, onPicture, onProblem) {
+export function listen(onPictures, onProblem) {
   const zone = document.getElementById("drop");
   const input = document.getElementById("file");
   zone.addEventListener("click", () => input.click());
+  document.getElementById("more").addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
-    const [file] = input.files;
-    if (file) onPicture(file, nameOf(file, false));
+    const files = [...input.files];
     // So that the same file can be chosen twice in a row.
     input.value = "";
+    if (files.length > 0) onPictures(files.map(named));
   });
-  acceptDrops(zone, accepts, onPicture);
-  acceptPastes(accepts, onPicture);
-  acceptSamples(accepts, onPicture, onProblem);
+  acceptDrops(zone, onPictures);
+  acceptPastes(onPictures);
+  acceptSamples(onPictures, onProblem);
 }

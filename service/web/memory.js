@@ -2,7 +2,7 @@
 
 const DATABASE = "instantir";
 const STORE = "sources";
-const KEPT = 4;
+const KEPT = 24;
 
 const done = (request) =>
   new Promise((resolve, reject) => {
@@ -27,7 +27,7 @@ async function withStore(mode, use) {
   }
 }
 
-/** Keeps a source; storage may be full or switched off, which costs no more than the original view. */
+/** Keeps a source; full or forbidden storage costs no more than the view of the original. */
 export async function remember(id, source) {
   try {
     await withStore("readwrite", async (store) => {

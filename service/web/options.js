@@ -1,12 +1,9 @@
-/** The settings form, built from one table of what POST /restore accepts. */
+/** The other settings, built from one table of what POST /restore accepts. */
+
+import { element } from "./build.js";
 
 /** An empty value always means: leave it to the preset. */
 const FIELDS = [
-  {
-    name: "preset",
-    label: "Preset",
-    choices: [["", "Default"], ["faithful", "Faithful, as published"], ["balanced", "Balanced"], ["fast", "Fast"]],
-  },
   {
     name: "color_match",
     label: "Color match",
@@ -15,19 +12,32 @@ const FIELDS = [
   {
     name: "adaptive",
     label: "Adaptive",
-    choices: [["", "By preset"], ["official", "As published"], ["reuse", "Reuse references"], ["off", "Off"]],
+    choices: [
+      ["", "By preset"],
+      ["official", "As published"],
+      ["reuse", "Reuse references"],
+      ["off", "Off"],
+    ],
+  },
+  {
+    name: "output_format",
+    label: "Save as",
+    choices: [["", "PNG"], ["jpeg", "JPEG"], ["webp", "WebP"], ["avif", "AVIF"]],
   },
   { name: "steps", label: "Steps", hint: "1 to 100", number: { min: 1, max: 100, step: 1 } },
-  { name: "guidance_scale", label: "Guidance", hint: "1 to 20", number: { min: 1, max: 20, step: "any" } },
-  { name: "seed", label: "Seed", hint: "Whole number", number: { min: 0, max: 4294967295, step: 1 } },
-  { name: "prompt", label: "Prompt", hint: "What the picture shows", wide: true },
+  {
+    name: "guidance_scale",
+    label: "Guidance",
+    hint: "1 to 20",
+    number: { min: 1, max: 20, step: "any" },
+  },
+  {
+    name: "seed",
+    label: "Seed",
+    hint: "Whole number",
+    number: { min: 0, max: 4294967295, step: 1 },
+  },
 ];
-
-function element(tag, properties, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
 
 function control(field) {
   const id = `option-${field.name}`;
@@ -35,71 +45,83 @@ function control(field) {
     const options = field.choices.map(([value, text]) => new Option(text, value));
     return element("select", { id, name: field.name }, ...options);
   }
-  const input = element("input", { id, name: field.name, autocomplete: "off", placeholder: field.hint });
-  if (field.number) {
-    Object.assign(input, { type: "number", inputMode: "decimal", ...field.number });
-  }
-  return input;
+  const input = element("input", { id, name: field.name, placeholder: field.hint });
+  return Object.assign(input, {
+    type: "number",
+    inputMode: "decimal",
+    autocomplete: "off",
+    ...field.number,
+  });
 }
 
 function row(field) {
   const input = control(field);
-  const error = element("span", { className: "field-error", id: `${input.id}-error`, hidden: true });
-  input.setAttribute("aria-describedby", error.id);
+  const id = `${input.id}-error`;
+  const error = element("span", { className: "field-error", id, hidden: true });
+  input.setAttribute("aria-describedby", id);
   const label = element("label", { htmlFor: input.id, textContent: field.label });
-  return element("div", { className: field.wide ? "field wide" : "field" }, label, input, error);
+  return element("div", { className: "field" }, label, input, error);
 }
 
 /** A number field may hold 1e3, which the service would not read as a whole number. */
-const spelled = (input) => (input.type === "number" ? String(input.valueAsNumber) : input.value.trim());
+const spelled = (input) => (input.type === "number" ? String(input.valueAsNumber) : input.value);
 
-/** The collapsible form: values(), valid(), onChange. */
-export class OptionsForm {
-  constructor(panel) {
+/** The collapsible settings: values(), valid(). */
+export class Options {
+  constructor(panel, onChange) {
     this.panel = panel;
-    this.form = panel.querySelector("form");
     this.badge = panel.querySelector(".badge");
-    panel.querySelector("#fields").append(...FIELDS.map(row));
-    this.form.addEventListener("input", (event) => this.changed(event.target));
-    this.form.addEventListener("reset", () => queueMicrotask(() => this.refresh()));
-    this.form.addEventListener("submit", (event) => event.preventDefault());
+    this.onChange = onChange;
+    panel.querySelector(".fields").append(...FIELDS.map(row));
+    this.inputs = [...panel.querySelectorAll("input, select")];
+    for (const input of this.inputs) {
+      input.addEventListener("input", () => {
+        if (!input.validity.badInput) this.check(input);
+        this.refresh();
+      });
+    }
+    document.getElementById("settings-clear").addEventListener("click", () => this.clear());
     this.refresh();
   }
 
-  /** Only the fields that were filled in, as the form fields of POST /restore. */
+  clear() {
+    for (const input of this.inputs) {
+      input.value = "";
+      this.check(input);
+    }
+    this.refresh();
+  }
+
+  /** Only the fields that were filled in and make sense, as form fields of POST /restore. */
   values() {
-    const inputs = [...this.form.elements].filter((input) => input.name && input.value.trim() !== "");
-    return Object.fromEntries(inputs.map((input) => [input.name, spelled(input)]));
+    const filled = this.inputs.filter((input) => input.value !== "" && input.validity.valid);
+    return Object.fromEntries(filled.map((input) => [input.name, spelled(input)]));
   }
 
   /** Shows what is out of range and moves there; true when all is well. */
   valid() {
-    const wrong = [...this.form.elements].filter((input) => !this.check(input));
+    const wrong = this.inputs.filter((input) => !this.check(input));
     if (wrong.length === 0) return true;
     this.panel.open = true;
     wrong[0].focus();
     return false;
   }
 
-  changed(input) {
-    if (!input.validity.badInput) this.check(input);
-    this.refresh();
-  }
-
   check(input) {
     const error = document.getElementById(`${input.id}-error`);
-    if (!error) return true;
     const good = input.validity.valid;
     error.hidden = good;
     error.textContent = good ? "" : input.validationMessage;
-    input.toggleAttribute("aria-invalid", !good);
+    if (good) input.removeAttribute("aria-invalid");
+    else input.setAttribute("aria-invalid", "true");
     return good;
   }
 
   refresh() {
-    for (const input of this.form.elements) if (input.validity.valid) this.check(input);
+    for (const input of this.inputs) if (input.validity.valid) this.check(input);
     const count = Object.keys(this.values()).length;
     this.badge.hidden = count === 0;
     this.badge.textContent = `${count} set`;
+    this.onChange();
   }
 }

@@ -1,4 +1,4 @@
-/** Pictures before the upload: their size, and a smaller copy where the server would refuse them. */
+/** Pictures before the upload: their size, and a smaller copy where the server would refuse. */
 
 import { Problem } from "./api.js";
 
@@ -63,10 +63,12 @@ function reductionNote(from, fileBytes, to, picture) {
   const sizes = `${sizeText(from.width, from.height)} to ${sizeText(to.width, to.height)}`;
   if (to.width === from.width && to.height === from.height) {
     if (fileBytes <= LIMITS.bytes) return "Sent as PNG: the server takes JPEG, PNG and WebP.";
-    return `Compressed from ${bytesText(fileBytes)} to ${bytesText(picture.size)} before the upload. ` +
+    const sizes = `${bytesText(fileBytes)} to ${bytesText(picture.size)}`;
+    return `Compressed from ${sizes} before the upload. ` +
       `The server takes at most ${LIMITS.bytes / 2 ** 20} MiB.`;
   }
-  const limit = Math.max(from.width, from.height) > LIMITS.sidePx && from.width * from.height <= LIMITS.pixels
+  const long = Math.max(from.width, from.height) > LIMITS.sidePx;
+  const limit = long && from.width * from.height <= LIMITS.pixels
     ? `${number.format(LIMITS.sidePx)} px a side`
     : `${number.format(LIMITS.pixels)} pixels`;
   return `Reduced from ${sizes} before the upload. The server takes at most ${limit}.`;
@@ -85,7 +87,7 @@ export async function prepare(file, name) {
     if (file.size > LIMITS.bytes) {
       throw new Problem({
         title: "The file is too large",
-        detail: `${name} has ${bytesText(file.size)} and this browser cannot open it to make it smaller. ` +
+        detail: `${name} has ${bytesText(file.size)} and this browser cannot make it smaller. ` +
           `The server takes at most ${LIMITS.bytes / 2 ** 20} MiB.`,
         code: "image_too_large",
       });
@@ -104,7 +106,33 @@ export async function prepare(file, name) {
   return { name, blob, ...to, note: reductionNote(from, file.size, to, blob) };
 }
 
-const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp" };
+const THUMB_PX = 112;
+
+/** A picture as a small data: URL, cut to a square; "" where this browser cannot read it. */
+export async function thumbnail(blob) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    return "";
+  }
+  const side = Math.min(bitmap.width, bitmap.height);
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = THUMB_PX;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
+  context.drawImage(bitmap, left, top, side, side, 0, 0, THUMB_PX, THUMB_PX);
+  bitmap.close();
+  return canvas.toDataURL("image/jpeg", 0.72);
+}
+
+const EXTENSIONS = {
+  "image/png": "png",
+  "image/jpeg": "jpg",
+  "image/webp": "webp",
+  "image/avif": "avif",
+};
 
 /** File name for a result: the upload's stem, what was done, and the ending of its real type. */
 export function resultName(name, contentType) {

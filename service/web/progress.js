@@ -1,18 +1,21 @@
-/** Follows one job over its websocket: decodes frames, and after a break asks for what it missed. */
+/** Follows one job over its websocket; after a break it asks for what it missed. */
 
 import { fetchJob, progressUrl } from "./api.js";
 
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 10_000;
-/** A half-open connection gives no sign of its own: after this long without a frame, connect anew. */
+/** A half-open connection gives no sign: after this long without a frame, connect anew. */
 const SILENCE_MS = 30_000;
+/** How long the job's own address may take to answer after a break. */
+const ASK_MS = 10_000;
 const UNKNOWN_JOB = 4404;
 const PREVIEW_WITH_METADATA = 4;
 
 export const TERMINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
 
 /**
- * Reads a binary frame: uint32 type, uint32 length, JSON of that length, picture bytes (big-endian).
+ * Reads a binary frame: uint32 type, uint32 length, JSON of that length, picture bytes; integers
+ * are big-endian.
  * @returns {{meta: object, picture: Blob} | null} null for a type this page does not know
  */
 export function decodeFrame(buffer) {
@@ -20,16 +23,20 @@ export function decodeFrame(buffer) {
   if (view.byteLength < 8 || view.getUint32(0) !== PREVIEW_WITH_METADATA) return null;
   const length = view.getUint32(4);
   const meta = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
-  return { meta, picture: new Blob([new Uint8Array(buffer, 8 + length)], { type: meta.image_type }) };
+  const picture = new Blob([new Uint8Array(buffer, 8 + length)], { type: meta.image_type });
+  return { meta, picture };
 }
 
-/** How long to wait before try number `tries` (0 = first), with jitter so that clients spread out. */
+/** How long to wait before try number `tries` (0 = first), with jitter to spread clients out. */
 function retryDelay(tries) {
   const ceiling = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** tries);
   return ceiling * (0.75 + Math.random() / 4);
 }
 
-/** Calls back: event(dict), preview(meta, blob), offline(waitMs), online(), gone(). */
+/**
+ * Calls back: event(dict), preview(meta, blob), offline(waitMs), online(), gone(), and
+ * refused(problem) where a key is needed and there is none.
+ */
 export class JobFollower {
   constructor(id, callbacks) {
     this.id = id;
@@ -95,9 +102,12 @@ export class JobFollower {
     }
     const event = JSON.parse(data);
     const last = event.type === "status" && TERMINAL.has(event.status);
-    // A replay may overlap what was seen before the break; how a job ended always counts.
-    if (event.seq <= this.after && !last) return;
-    this.after = Math.max(this.after, event.seq);
+    // A replay may overlap what was seen before the break; how a job ended always counts. What has
+    // no number is told live and never again.
+    if (event.seq !== undefined) {
+      if (event.seq <= this.after && !last) return;
+      this.after = Math.max(this.after, event.seq);
+    }
     if (last) this.close();
     this.callbacks.event(event);
   }
@@ -105,11 +115,13 @@ export class JobFollower {
   async broken(code) {
     clearTimeout(this.timer);
     this.socket = null;
-    const forgotten = code === UNKNOWN_JOB || (await this.isForgotten());
+    const unknown = code === UNKNOWN_JOB;
+    if (!unknown) this.callbacks.offline(0);
+    const end = unknown ? () => this.callbacks.gone() : await this.reasonToStop();
     if (this.over || this.socket) return;
-    if (forgotten) {
+    if (end) {
       this.close();
-      this.callbacks.gone();
+      end();
       return;
     }
     const wait = retryDelay(this.tries);
@@ -119,12 +131,13 @@ export class JobFollower {
   }
 
   /** A socket refused before it opened shows no close code, so the job's own address is asked. */
-  async isForgotten() {
+  async reasonToStop() {
     try {
-      await fetchJob(this.id);
-      return false;
+      await fetchJob(this.id, AbortSignal.timeout(ASK_MS));
+      return null;
     } catch (problem) {
-      return problem.status === 404;
+      if (problem.status === 404) return () => this.callbacks.gone();
+      return problem.status === 401 ? () => this.callbacks.refused(problem) : null;
     }
   }
 }

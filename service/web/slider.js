@@ -1,5 +1,7 @@
 /** Before and after in one frame, divided by a handle that pointer, touch and keys can move. */
 
+import { element } from "./build.js";
+
 const KEYS = {
   ArrowLeft: (at) => at - 2,
   ArrowDown: (at) => at - 2,
@@ -12,44 +14,40 @@ const KEYS = {
 };
 
 function tag(className, text) {
-  const node = document.createElement("span");
-  node.className = `tag ${className}`;
-  node.textContent = text;
+  const node = element("span", { className: `tag ${className}`, textContent: text });
   node.setAttribute("aria-hidden", "true");
   return node;
+}
+
+function pane(className, image, alt) {
+  Object.assign(image, { className, alt, draggable: false });
+  return element("div", { className: `pane ${className}-pane` }, image);
 }
 
 /** Fills `frame` with the two pictures (decoded <img> elements) and the handle. */
 export class Slider {
   constructor(frame, before, after) {
     this.frame = frame;
-    before.className = "layer before";
-    before.alt = "Before";
-    after.className = "layer after";
-    after.alt = "After";
-    before.draggable = after.draggable = false;
     this.handle = this.buildHandle();
     this.tags = [tag("tag-before", "Before"), tag("tag-after", "After")];
-    frame.replaceChildren(after, before, ...this.tags, this.handle);
+    frame.replaceChildren(
+      pane("after", after, "After"),
+      pane("before", before, "Before"),
+      ...this.tags,
+      this.handle,
+    );
     frame.classList.add("comparing");
-    this.listeners = new AbortController();
-    const { signal } = this.listeners;
-    frame.addEventListener("pointerdown", (event) => this.grab(event), { signal });
-    frame.addEventListener("pointermove", (event) => this.drag(event), { signal });
     this.move(50);
   }
 
   /** Leaves the frame empty for its next use. */
   destroy() {
-    this.listeners.abort();
     this.frame.classList.remove("comparing");
     this.frame.replaceChildren();
   }
 
   buildHandle() {
-    const handle = document.createElement("div");
-    handle.className = "handle";
-    handle.tabIndex = 0;
+    const handle = element("div", { className: "handle", tabIndex: 0 });
     const attributes = {
       role: "slider",
       "aria-label": "Boundary between before and after",
@@ -58,26 +56,18 @@ export class Slider {
       "aria-valuemax": 100,
     };
     for (const [name, value] of Object.entries(attributes)) handle.setAttribute(name, value);
-    handle.append(Object.assign(document.createElement("span"), { className: "grip" }));
+    handle.append(element("span", { className: "grip" }));
     handle.addEventListener("keydown", (event) => this.press(event));
     return handle;
   }
 
-  grab(event) {
-    if (event.button !== 0) return;
-    this.frame.setPointerCapture(event.pointerId);
+  focus() {
     this.handle.focus({ preventScroll: true, focusVisible: false });
-    this.moveTo(event.clientX);
-    event.preventDefault();
-  }
-
-  drag(event) {
-    if (this.frame.hasPointerCapture(event.pointerId)) this.moveTo(event.clientX);
   }
 
   press(event) {
     const step = KEYS[event.key];
-    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!step || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
     event.preventDefault();
     this.move(step(this.at));
   }

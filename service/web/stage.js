@@ -1,6 +1,8 @@
-/** The picture area: the original, then each preview fading in over it, then the comparison. */
+/** The picture area: original, previews fading in one over the other, then the comparison. */
 
+import { element } from "./build.js";
 import { Slider } from "./slider.js";
+import { Zoom } from "./zoom.js";
 
 /** A decoded <img> of a blob, or null when the browser cannot show it. */
 async function decoded(blob) {
@@ -18,22 +20,33 @@ async function decoded(blob) {
   }
 }
 
+const pane = (image) => element("div", { className: "pane" }, image);
+
 export class Stage {
   constructor(root) {
     this.root = root;
     this.frame = root.querySelector(".frame");
     this.chip = root.querySelector(".chip");
+    this.zoom = new Zoom(this.frame, root.querySelector(".tools"));
+    this.working = false;
     this.clear();
   }
 
   clear() {
+    this.pictures = null;
+    this.placed = null;
+    this.empty();
+    this.root.dataset.previews = "0";
+  }
+
+  empty() {
     this.slider?.destroy();
     this.slider = null;
-    this.pending = null;
-    this.visit = {};
-    this.frame.replaceChildren();
     this.root.dataset.empty = "";
-    this.root.dataset.previews = "0";
+    this.zoom.reset(null);
+    this.frame.replaceChildren();
+    this.frame.removeAttribute("tabindex");
+    this.root.dataset.look = "";
     this.label("");
   }
 
@@ -42,65 +55,72 @@ export class Stage {
     this.chip.hidden = text === "";
   }
 
-  /** Gives the frame a picture's own size in CSS pixels; the style sheet keeps it inside the page. */
-  resize(width, height) {
-    this.frame.style.setProperty("--w", width);
-    this.frame.style.setProperty("--h", height);
-  }
-
-  async showOriginal(blob) {
-    const { visit } = this;
-    const image = await decoded(blob);
-    if (!image || visit !== this.visit || this.slider || Number(this.root.dataset.previews) > 0) return;
-    this.resize(image.naturalWidth, image.naturalHeight);
-    this.layOver(image, "Original");
-  }
-
-  /** Shows a preview; of several that arrive while one is being decoded only the newest is kept. */
-  async showPreview(meta, blob) {
-    const busy = this.pending !== null;
-    this.pending = { meta, blob };
-    if (busy) return;
-    const { visit } = this;
-    while (visit === this.visit && this.pending) {
-      const shown = this.pending;
-      const image = await decoded(shown.blob);
-      if (visit !== this.visit || this.slider) return;
-      if (image) this.placePreview(shown.meta, image);
-      if (this.pending === shown) this.pending = null;
+  /** Looks at these pictures from now on, and again whenever they have changed. */
+  async show(pictures) {
+    if (pictures !== this.pictures) this.clear();
+    this.pictures = pictures;
+    this.root.dataset.previews = String(pictures.frames.length);
+    if (this.working) return;
+    this.working = true;
+    try {
+      // Pictures that come while one is being decoded are passed over but for the newest.
+      while (this.pictures !== null && this.wanted() !== this.placed) await this.place();
+    } finally {
+      this.working = false;
     }
   }
 
-  placePreview(meta, image) {
-    this.resize(meta.width, meta.height);
-    this.layOver(image, `Preview after step ${meta.step}`);
-    this.label(`Step ${meta.step}`);
-    this.root.dataset.previews = String(Number(this.root.dataset.previews) + 1);
+  /** What should be seen: the address of a picture, marked where it is compared. */
+  wanted() {
+    const shown = this.pictures.shown();
+    return shown && `${this.pictures.compares ? "compare " : ""}${shown.url}`;
   }
 
-  layOver(image, alt) {
+  async place() {
+    const { pictures } = this;
+    const [wanted, shown] = [this.wanted(), pictures.shown()];
+    const before = pictures.compares ? pictures.original.blob : null;
+    const [after, original] = await Promise.all([decoded(shown.blob), before && decoded(before)]);
+    if (pictures !== this.pictures) return;
+    this.placed = wanted;
+    if (!after) return;
+    this.root.dataset.look = shown.key;
+    this.frame.tabIndex = 0;
+    const words = "plus and minus zoom, arrow keys move it";
+    this.frame.setAttribute("aria-label", `${shown.label}; ${words}`);
+    this.resize(after);
+    if (original) this.compare(original, after);
+    else this.layOver(after, shown);
+    this.label(original ? "" : shown.label);
+  }
+
+  /** Gives the frame a picture's own size in CSS pixels; style sheets keep it inside the page. */
+  resize(image) {
+    delete this.root.dataset.empty;
+    this.frame.style.setProperty("--w", image.naturalWidth);
+    this.frame.style.setProperty("--h", image.naturalHeight);
+    this.zoom.reset(this.slider);
+  }
+
+  compare(before, after) {
+    this.slider?.destroy();
+    this.slider = new Slider(this.frame, before, after);
+    this.zoom.reset(this.slider);
+  }
+
+  layOver(image, { label }) {
+    if (this.slider) {
+      this.slider.destroy();
+      this.slider = null;
+      this.zoom.reset(null);
+    }
     const below = [...this.frame.children];
-    delete this.root.dataset.empty;
-    image.className = "layer arriving";
-    image.alt = alt;
-    this.frame.append(image);
-    const settled = image.getAnimations().map((animation) => animation.finished);
-    Promise.allSettled(settled).then(() => below.forEach((layer) => layer.remove()));
-  }
-
-  /** Ends with the comparison, or with the result alone where there is no original to compare. */
-  async showResult(result, original) {
-    const { visit } = this;
-    const [after, before] = await Promise.all([decoded(result), original ? decoded(original) : null]);
-    if (visit !== this.visit || !after) return;
-    this.label("");
-    delete this.root.dataset.empty;
-    this.resize(after.naturalWidth, after.naturalHeight);
-    if (before) {
-      this.slider = new Slider(this.frame, before, after);
-    } else {
-      this.frame.replaceChildren();
-      this.layOver(after, "Restored picture");
-    }
+    const layer = pane(image);
+    image.alt = label;
+    image.draggable = false;
+    layer.classList.add("arriving");
+    this.frame.append(layer);
+    const settled = layer.getAnimations().map((animation) => animation.finished);
+    Promise.allSettled(settled).then(() => below.forEach((old) => old.remove()));
   }
 }

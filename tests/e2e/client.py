@@ -54,16 +54,19 @@ class Client:
         """Every event from `after` to the end of the job, by SSE."""
         where = f"/restore/{job_id}/events"
         found: list[Event] = []
+        number: Event = {}
         with self.http.stream("GET", where, headers={"last-event-id": str(after)}) as answer:
             assert answer.status_code == 200
             for line in answer.iter_lines():
                 name, _, value = line.partition(": ")
                 if name == "id":
-                    found.append({"id": int(value)})
+                    number = {"id": int(value)}
                 elif name == "data":
-                    found[-1] |= json.loads(value)
-        assert [event.pop("id") for event in found] == [event["seq"] for event in found]
-        return found
+                    found.append({**number, **json.loads(value)})
+                    number = {}
+        logged = [event for event in found if "id" in event]
+        assert [event.pop("id") for event in logged] == [event["seq"] for event in logged]
+        return logged
 
     def socket(self, job_id: str) -> AbstractContextManager[ClientConnection]:
         """The websocket of the job."""
@@ -80,10 +83,12 @@ class Client:
 
 
 def messages(socket: ClientConnection) -> Iterator[Event | Preview]:
-    """What the websocket brings, until the service closes it."""
+    """What the websocket brings of the job's log, until the service closes it."""
     for frame in socket:
         if isinstance(frame, str):
-            yield json.loads(frame)
+            event = json.loads(frame)
+            if "seq" in event:  # an eta, which comes when it likes, has none
+                yield event
             continue
         kind, length = struct.unpack(">II", frame[:8])
         assert kind == PREVIEW_FRAME
