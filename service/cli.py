@@ -1,4 +1,4 @@
-"""`instantir serve | api | worker | restore`: where settings are built and passed down."""
+"""The commands: `serve`, its parts, files without a server, and those of `service.commands`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from service import executor, logs, worker
+from service import commands, executor, files, logs, worker
+from service.client import ApiError, JobFailedError
 from service.embedded import EmbeddedServerError
 from service.errors import ServiceError
 from service.jobs import OutputFormat, RestoreOptions
@@ -24,9 +26,13 @@ _FORMATS: dict[str, OutputFormat] = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
     ".webp": "webp",
+    ".avif": "avif",
 }
 _RESTORE_SETTINGS = ("model", "engine", "threads", "log_level")
-_NOT_FOR_FILES = frozenset({"output_format", "previews", "priority"})
+_NOT_FOR_FILES = frozenset(
+    {"output_format", "previews", "priority", "start_by", "finish_by", "on_disconnect"}
+    | {"cache", "metadata", "webhook"}
+)
 _GRACEFUL_S = 5  # open streams get this long after SIGTERM; clients resume by event id
 
 
@@ -34,8 +40,13 @@ class _UsageError(Exception):
     """What the user asked for cannot be done; the message says why."""
 
 
+class _Different(Exception):
+    """A file made again is not the same; the message says how much they differ."""
+
+
 _REFUSALS = (
     _UsageError,
+    ApiError,
     ServiceError,
     EmbeddedServerError,
     PortInUseError,
@@ -52,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _REFUSALS as error:
         print(f"instantir: error: {_words(error)}", file=sys.stderr)
         return 2
+    except _Different as error:
+        print(error)
+        return 1
+    except (commands.CommandFailed, JobFailedError) as error:
+        print(f"instantir: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"instantir: error: {error}", file=sys.stderr)
         return 1
@@ -63,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="instantir",
-        description="Restores photographs by diffusion: a service, its parts, or one file.",
+        description="Restores photographs by diffusion: a service, its client, or one file.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    all_commands = parser.add_subparsers(required=True, metavar="COMMAND")
     every = tuple(Settings.model_fields)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = all_commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=run)
         return sub
 
@@ -84,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     options = [name for name in RestoreOptions.model_fields if name not in _NOT_FOR_FILES]
     _add_flags(restore, RestoreOptions, options)
     _add_flags(restore, Settings, _RESTORE_SETTINGS)
+    rerun = command("rerun", _rerun, "make a restored file again, from what it says of itself")
+    rerun.add_argument("result", type=Path, metavar="FILE", help="a file that InstantIR restored")
+    rerun.add_argument("source", type=Path, metavar="SOURCE", help="the picture it was made from")
+    rerun.add_argument("--out", type=Path, metavar="OUT", help="write the new file there")
+    _add_flags(rerun, Settings, _RESTORE_SETTINGS)
+    commands.add(command, lambda sub: _add_flags(sub, RestoreOptions, commands.OPTIONS))
     return parser
 
 
@@ -160,8 +183,6 @@ def _need_redis(settings: Settings) -> None:
 
 
 def _restore(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     settings = _settings(args)
     logs.configure(settings.log_level)
     source: Path = args.source
@@ -176,7 +197,32 @@ def _restore(args: argparse.Namespace) -> None:
     options = RestoreOptions.model_validate(
         {**_given(args, RestoreOptions), "output_format": _FORMATS[target.suffix.lower()]}
     )
-    with tqdm(desc=source.name, unit="step", file=sys.stderr) as bar:
+    with _progress(source.name) as on_step:
+        files.restore_file(source, target, options, settings, on_step)
+
+
+def _rerun(args: argparse.Namespace) -> None:
+    settings = _settings(args)
+    logs.configure(settings.log_level)
+    for path in (args.result, args.source):
+        if not path.is_file():
+            raise _UsageError(f"no such file: {path}")
+    with _progress(args.result.name) as on_step:
+        made = files.rerun_file(args.result, args.source, args.out, settings, on_step)
+    if made.identical:
+        print("identical")
+        return
+    theirs, ours = made.backends
+    where = "" if theirs == ours else f"; it was made on {theirs}, this is {ours}"
+    raise _Different(f"different, by {made.largest_difference} of 255 at most{where}")
+
+
+@contextmanager
+def _progress(name: str) -> Generator[files.OnStep]:
+    """A bar on stderr."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="step", file=sys.stderr) as bar:
 
         def on_step(step: int, steps: int) -> None:
             if step == 0:
@@ -184,7 +230,7 @@ def _restore(args: argparse.Namespace) -> None:
             bar.n = step
             bar.refresh()
 
-        executor.restore_file(source, target, options, settings, on_step)
+        yield on_step
 
 
 def _words(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_S: Final = 2.0
 # A blocking read must come back before its socket gives up on it.
 MAX_BLOCK_S: Final = SOCKET_TIMEOUT_S - 3.0
 _RETRIES: Final = 3
-_MAX_CONNECTIONS: Final = 10_000
+_MAX_CONNECTIONS: Final = 32  # of one process; who finds none free waits for one
 
 _AWAY = (
     ConnectionError,
@@ -52,16 +52,18 @@ def connect(settings: Settings) -> Redis:
     """
     if settings.redis_url is None:
         raise ValueError("redis_url is not set; start the embedded server or set REDIS_URL")
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
+    pool = BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
         settings.redis_url,
         decode_responses=False,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         health_check_interval=30,
         max_connections=_MAX_CONNECTIONS,
+        timeout=SOCKET_TIMEOUT_S,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
         retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
     )
+    return Redis.from_pool(pool)
 
 
 @contextmanager

@@ -95,6 +95,11 @@ def envelope(
     return {"type": kind, "seq": seq, "job_id": job_id, "at": at, **fields}
 
 
+def snapshot(kind: str, fields: dict[str, Any], *, job_id: str) -> dict[str, Any]:
+    """The JSON form of what is told live and not kept in the log: without seq and time."""
+    return {"type": kind, "job_id": job_id, **fields}
+
+
 def to_json(event: Event, seq: int, job_id: str, at: float) -> dict[str, Any]:
     """The JSON form of an event: type, seq, job_id, at and the event's own fields."""
     return envelope(type_of(event), payload(event), seq=seq, job_id=job_id, at=at)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from PIL import Image
@@ -46,6 +45,7 @@ from service.messages import (
     Stepped,
     ToExecutor,
 )
+from service.provenance import Provenance
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -103,6 +103,8 @@ class Restorer(Protocol):
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
     @property
+    def backend(self) -> str: ...  # noqa: D102
+    @property
     def presets(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
     def params(self, preset: str | None, overrides: dict[str, Any]) -> RestoreParams: ...  # noqa: D102
     def begin(self, image: Image.Image, params: Any) -> Restoration: ...  # noqa: D102
@@ -139,36 +141,6 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def restore_file(
-    source: Path,
-    target: Path,
-    options: RestoreOptions,
-    settings: Settings,
-    on_step: Callable[[int, int], None],
-) -> None:
-    """Restore one picture file straight through the engine; `on_step` gets (step, steps).
-
-    Raises OSError, LoadError, ServiceError for a picture that is not taken, and ValueError for a
-    bad parameter.
-    """
-    picture = decode(source.read_bytes(), ImageLimits.of(settings))
-    restorer = load_restorer(settings)
-    params = restorer.params(options.preset, options.overrides())
-    restoration = restorer.begin(picture.rgb, params)
-    on_step(0, restoration.steps)
-    while not restoration.done:
-        (info,) = restorer.step([restoration])
-        on_step(info.step, info.steps)
-    result = restorer.finish(restoration)
-    encoded = encode(result, picture, options.output_format, options.output_quality)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(encoded.data)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def main(connection: Connection, settings: Settings, parent_pid: int) -> None:
     """What the spawned process runs: load, say so, serve until the pipe closes."""
     die_with_parent(parent_pid)
@@ -196,6 +168,8 @@ class _Active:
     options: RestoreOptions
     picture: Decoded
     restoration: Restoration
+    provenance: Provenance
+    cost_s: float
     previewed_at: float | None = None
 
 
@@ -244,7 +218,7 @@ class Executor:
                 self._active[message.run] = active
 
     def _encode(self, message: Begin) -> _Active:
-        options = message.options
+        options, began = message.options, time.monotonic()
         picture = decode(message.image, self._limits)
         try:
             params = self._restorer.params(options.preset, options.overrides())
@@ -255,13 +229,19 @@ class Executor:
             restoration = self._restorer.begin(picture.rgb, params)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        return _Active(message.run, message.job_id, options, picture, restoration)
+        origin = provenance_of(self._restorer, resolved, options, message.image)
+        origin = origin.model_copy(update={"job_id": message.job_id})
+        cost_s = time.monotonic() - began
+        return _Active(message.run, message.job_id, options, picture, restoration, origin, cost_s)
 
     def _step(self, batch: list[_Active]) -> None:
         """One step for every run of the batch; one that raises is found by stepping it alone."""
         began = time.monotonic()
         infos = _attempt(lambda: self._restorer.step([active.restoration for active in batch]))
-        self._send(Stepped(len(batch), time.monotonic() - began))
+        took_s = time.monotonic() - began
+        self._send(Stepped(len(batch), took_s))
+        for active in batch:
+            active.cost_s += took_s / len(batch)
         if not isinstance(infos, Exception):
             for active, info in zip(batch, infos, strict=True):
                 self._report(active, info)
@@ -296,6 +276,7 @@ class Executor:
                 self._fail(active.run, preview)
             elif preview is not None:
                 self._send(preview)
+        active.cost_s += time.monotonic() - now
 
     def _preview_is_due(self, active: _Active, now: float) -> bool:
         """The first step and the last one are always shown, others as the rate allows."""
@@ -325,12 +306,21 @@ class Executor:
                 self._send(finished)
 
     def _decode(self, active: _Active) -> Finished:
-        options = active.options
+        options, began = active.options, time.monotonic()
         picture = self._restorer.finish(active.restoration)
-        result = encode(picture, active.picture, options.output_format, options.output_quality)
-        digest = hashlib.sha256(result.data).hexdigest()
-        size = (result.width, result.height)
-        return Finished(active.run, result.data, result.content_type, *size, digest)
+        format, quality = options.output_format, options.output_quality
+        xmp = active.provenance.packet()
+        result = encode(picture, active.picture, format, quality, xmp)
+        return Finished(
+            run=active.run,
+            image=result.data,
+            content_type=result.content_type,
+            width=result.width,
+            height=result.height,
+            sha256=hashlib.sha256(result.data).hexdigest(),
+            cost_s=active.cost_s + time.monotonic() - began,
+            steps=active.restoration.steps,
+        )
 
     def _fail(self, run: int, error: Exception) -> None:
         self._active.pop(run, None)
@@ -344,6 +334,21 @@ class Executor:
 
     def _send(self, message: FromExecutor) -> None:
         self._connection.send(message)
+
+
+def provenance_of(
+    restorer: Restorer, resolved: dict[str, Any], options: RestoreOptions, source: bytes
+) -> Provenance:
+    """What goes into the finished file: settled parameters, model and backend, and its source."""
+    return Provenance(
+        model=restorer.name,
+        fingerprint=restorer.fingerprint,
+        backend=restorer.backend,
+        parameters=resolved,
+        output_format=options.output_format,
+        output_quality=options.output_quality,
+        source_sha256=hashlib.sha256(source).hexdigest(),
+    )
 
 
 def _finite(value: float | None) -> float | None:

@@ -95,6 +95,8 @@ class Finished:
     width: int
     height: int
     sha256: str
+    cost_s: float  # of the executor's time; of steps taken with others, its share
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ processes, so its gauges, and the count of jobs that ended, are read from Redis 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -38,6 +39,11 @@ SUBMIT_SECONDS = Metric(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0),
 )
 STREAMS_OPEN = Metric("instantir_streams_open", "Clients following a job here.", ("kind",))
+HOOKS = Metric(
+    "instantir_webhook_deliveries_total",
+    "Tries to deliver a webhook message: delivered, failed, gone or given_up.",
+    ("outcome",),
+)
 
 REDIS_UP = Metric("instantir_redis_up", "1 when Redis answered this scrape, else 0.")
 QUEUE_DEPTH = Metric("instantir_queue_depth", "Jobs waiting.", ("priority",))
@@ -45,6 +51,11 @@ JOBS_RUNNING = Metric("instantir_jobs_running", "Jobs held by workers.")
 JOBS_ENDED = Metric("instantir_jobs_total", "Jobs that ended, on any worker.", ("status",))
 JOBS_DEAD = Metric("instantir_jobs_dead", "Jobs failed because their workers kept dying.")
 WORKERS_READY = Metric("instantir_workers_ready", "Workers with a loaded model.")
+ETA_ERROR = Metric(
+    "instantir_eta_error_ratio",
+    "Median of how far the predictions for the last jobs were off, as a share of their time.",
+)
+ETA_JUDGED = Metric("instantir_eta_judged_jobs", "Jobs that the median is of, 1000 at most.")
 WORKER_SLOTS = Metric("instantir_worker_slots", "Jobs that the ready workers can run at once.")
 
 
@@ -57,6 +68,7 @@ class QueueState:
     ended: Mapping[str, int]
     dead: int
     workers: Mapping[str, Mapping[str, Any]]
+    eta_errors: Sequence[float]
 
 
 class Metrics:
@@ -78,6 +90,7 @@ class Metrics:
         self.streams_open = Gauge(
             STREAMS_OPEN.name, STREAMS_OPEN.help, STREAMS_OPEN.labels, registry=registry
         )
+        self.hooks = Counter(HOOKS.name, HOOKS.help, HOOKS.labels, registry=registry)
         self._registry = registry
 
     def render(self, queue: QueueState | None) -> bytes:
@@ -108,6 +121,9 @@ class _QueueCollector(Collector):
         yield _gauge(JOBS_RUNNING, state.running)
         yield _gauge(JOBS_DEAD, state.dead)
         yield _gauge(WORKERS_READY, len(ready))
+        yield _gauge(ETA_JUDGED, len(state.eta_errors))
+        if state.eta_errors:
+            yield _gauge(ETA_ERROR, median(state.eta_errors))
         yield _gauge(WORKER_SLOTS, sum(int(info.get("slots", 0)) for info in ready))
 
 

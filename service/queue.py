@@ -1,6 +1,7 @@
-"""The job queue: leases over Redis Streams, every change of state one atomic Lua script.
+"""The job queue: sorted sets, leases and deadlines; every change of state one atomic Lua script.
 
-A claim is a lease. Heartbeats (`renew`) extend it; a silent worker's jobs go to the next claim
+Within a priority callers take turns, however many jobs each has waiting (start-time fair
+queueing). A claim is a lease. Heartbeats (`renew`) extend it; a silent worker's jobs wait again
 with their attempt counted. Delivery is at least once; a result is accepted once, because every
 write of a worker is fenced by owner, attempt and status.
 """
@@ -10,16 +11,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from service import keys
 from service.connection import MAX_BLOCK_S, unavailable_when_away
-from service.errors import NotFound, QueueFull
+from service.errors import IdempotencyKeyReuse, NotFound, QueueFull
 from service.events import Event, payload, type_of
 from service.jobs import (
     TERMINAL,
@@ -28,34 +26,15 @@ from service.jobs import (
     JobStatus,
     OutputInfo,
     RestoreOptions,
-    SourceInfo,
 )
+from service.results import BlobKind, BlobStore, RedisBlobStore
 from service.scripts import Argument, Reply, Scripts
 from service.settings import Settings
+from service.work import Admission, Cost, Lease, LeaseState, Load, Loaded, Submission
 
 _JSON_FIELDS: Final = ("options", "source", "resolved", "progress", "output", "error")
 _RETRY_AFTER_S: Final = 5  # while nothing has been measured
 _MAX_RETRY_AFTER_S: Final = 60
-
-
-class LeaseState(StrEnum):
-    """What a heartbeat learns of one lease."""
-
-    HELD = "held"
-    LOST = "lost"
-    CANCEL = "cancel"
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work on a job; worth something only while the server agrees."""
-
-    job_id: str
-    entry_id: str
-    stream: str
-    worker_id: str
-    attempt: int
-    options: RestoreOptions
 
 
 class JobQueue:
@@ -65,41 +44,102 @@ class JobQueue:
     through, for a worker to wait and try again.
     """
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: Settings, blobs: BlobStore | None = None) -> None:
         self._redis = redis
         self._settings = settings
+        self._blobs = blobs or RedisBlobStore(redis, settings)
         self._scripts = Scripts(redis, settings)
-        self._heard = b"0-0"  # last ring of the bell
+        self._heard = {keys.BELL: b"0-0", keys.NUDGE: b"0-0"}  # the last news of each
 
-    async def setup(self) -> None:
-        """Creates what must exist before the first job. Idempotent; repeated after data loss."""
-        await self._scripts.run("setup", keys.queues())
+    async def submit(self, job_id: str, asked: Submission) -> Admission:
+        """Admits a job. The same id, or the caller's same key, again returns the job that exists.
 
-    async def submit(
-        self, job_id: str, options: RestoreOptions, source: SourceInfo, image: bytes
-    ) -> Job:
-        """Admits a job and returns it; the same id again returns the job that exists.
-
-        Raises QueueFull at `queue_limit` waiting jobs, ServerUnavailable when Redis is away.
+        Raises IdempotencyKeyReuse where that job was made by another request, QueueFull at
+        `queue_limit` waiting jobs, ServerUnavailable when Redis is away.
         """
+        options, key, inline = asked.options, asked.idempotency_key, self._blobs.inline
+        if not inline:
+            await self._blobs.put(BlobKind.SOURCE, job_id, asked.image)
+        where = [*keys.queues(), keys.idempotency(asked.caller, key or ""), *keys.of_job(job_id)]
         with unavailable_when_away():
-            reply = await self._run(
+            reply = await self._reuse(job_id, asked, where) or await self._scripts.run(
                 "submit",
-                [keys.BELL, keys.PACE, *keys.queues(), *keys.of_job(job_id)],
+                where,
                 [
                     job_id,
                     options.priority,
+                    asked.caller,
                     self._settings.queue_limit,
                     self._settings.max_attempts,
-                    options.model_dump_json(exclude_none=True),
-                    source.model_dump_json(),
-                    image,
+                    options.model_dump_json(exclude_defaults=True),
+                    asked.source.model_dump_json(),
+                    asked.payload,
+                    int(key is not None),
+                    asked.image if inline else b"",
+                    "" if options.start_by is None else options.start_by,
+                    "" if options.finish_by is None else options.finish_by,
+                    asked.pace_key,
+                    asked.source.width * asked.source.height,
+                    asked.cache_key,
                 ],
             )
         verdict, *figures = cast("list[bytes | int]", reply)
         if verdict == b"full":
             self._refuse(figures)
-        return await self.get(job_id)
+        if verdict == b"reused":
+            said = f"the id {job_id!r}" if key is None else f"the idempotency key {key!r}"
+            raise IdempotencyKeyReuse(f"{said} stands for another request")
+        found = cast("bytes", figures[0]).decode()
+        return Admission(await self.get(found), replayed=verdict == b"known")
+
+    async def _reuse(self, job_id: str, asked: Submission, where: list[str]) -> Reply:
+        """As submit, for a request that an earlier one has answered; None where none has."""
+        if not asked.fingerprint or not asked.cache_key or not self._settings.result_cache:
+            return None
+        equal = await self._redis.get(keys.cache(asked.cache_key, asked.fingerprint))
+        old = cast("bytes | None", equal)
+        result = old and await self._blobs.get(BlobKind.RESULT, old.decode())
+        if not old or not result:
+            return None
+        if not self._blobs.inline:
+            await self._blobs.put(BlobKind.RESULT, job_id, result)
+        arguments: list[Argument] = [
+            job_id,
+            asked.options.priority,
+            asked.caller,
+            old,
+            asked.options.model_dump_json(exclude_defaults=True),
+            asked.source.model_dump_json(),
+            asked.payload,
+            int(asked.idempotency_key is not None),
+            result if self._blobs.inline else b"",
+        ]
+        reply = await self._scripts.run("reuse", where, arguments)
+        return None if reply == [b"gone"] else reply
+
+    async def load(self, waiting: int) -> Load:
+        """Held and waiting jobs, of the latter at most so many, in the order of their claim."""
+        with unavailable_when_away():
+            reply: Any = await self._scripts.run("load", keys.queues(), [waiting])
+        held, queued, count = reply
+        return Load([_loaded(row) for row in held], [_loaded(row) for row in queued], count)
+
+    async def costs(self) -> dict[str, list[float]]:
+        """What finished jobs have cost: for each kind the sums of `service.forecast.Line`."""
+        with unavailable_when_away():
+            sums = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.COSTS))
+        return {kind.decode(): json.loads(text) for kind, text in sums.items()}
+
+    async def predict(self, job_id: str, seconds: float) -> None:
+        """Remembers the first prediction of a job's whole time, for `accuracy`."""
+        with unavailable_when_away():
+            await self._scripts.run("predict", keys.of_job(job_id), [job_id, seconds])
+
+    async def accuracy(self) -> list[float]:
+        """How far the predictions for the last jobs were off, each as a share of its time."""
+        with unavailable_when_away():
+            found: Any = await self._redis.lrange(keys.ACCURACY, 0, -1)
+        return [float(share) for share in found]
 
     async def get(self, job_id: str) -> Job:
         """The job's record. Raises NotFound, or ServerUnavailable when Redis is away."""
@@ -107,7 +147,13 @@ class JobQueue:
             record = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.job(job_id)))
         if not record:
             raise NotFound(f"no job {job_id!r}")
-        return _job_of(job_id, record)
+        return job_of(job_id, record)
+
+    async def preview(self, job_id: str) -> bytes | None:
+        """The newest preview's bytes, where there is one."""
+        with unavailable_when_away():
+            frame: Any = await self._redis.hget(keys.preview(job_id), "frame")
+        return frame
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels and returns the job: queued ends at once, running turns canceling. Idempotent.
@@ -115,44 +161,63 @@ class JobQueue:
         Raises NotFound, or ServerUnavailable when Redis is away.
         """
         with unavailable_when_away():
-            where = [*keys.queues(), keys.ENDED, *keys.of_job(job_id)]
-            await self._run("cancel", where, [job_id])
+            await self._scripts.run("cancel", keys.of_job(job_id), [job_id])
         return await self.get(job_id)
 
+    async def delete(self, job_id: str) -> None:
+        """Ends the job if it has not ended, and forgets record, upload and result.
+
+        Raises NotFound, or ServerUnavailable when Redis is away.
+        """
+        if not self._blobs.inline:
+            for kind in BlobKind:
+                await self._blobs.delete(kind, job_id)
+        with unavailable_when_away():
+            found = await self._scripts.run("delete", keys.of_job(job_id), [job_id])
+        if not found:
+            raise NotFound(f"no job {job_id!r}")
+
+    async def sweep(self) -> None:
+        """Ends what time has ended, also while no worker claims."""
+        with unavailable_when_away():
+            await self._scripts.run("sweep", keys.queues())
+
+    async def watch(self, job_id: str, follower: str, lasts_s: float) -> bool:
+        """Says that somebody follows the job for so long; 0 says that they have left.
+
+        For jobs that are canceled when their last follower leaves and nobody comes back within
+        `disconnect_grace_s`. False when the job has ended.
+        """
+        with unavailable_when_away():
+            grace_s = self._settings.disconnect_grace_s
+            args = [job_id, follower, lasts_s, grace_s]
+            return await self._scripts.run("watch", keys.of_job(job_id), args) == 1
+
     async def claim(self, worker_id: str, n: int) -> list[Lease]:
-        """Leases at most `n` jobs: by priority what was given back, lost leases, new jobs."""
+        """Leases at most `n` jobs, by priority and then by fair share."""
         if n <= 0:
             return []
-        reply = await self._run("claim", [*keys.queues(), keys.DEAD, keys.ENDED], [worker_id, n])
+        reply = await self._scripts.run(
+            "claim", keys.queues(), [worker_id, n, int(self._blobs.inline)]
+        )
         return [
             Lease(
                 job_id=job_id.decode(),
-                entry_id=entry.decode(),
-                stream=stream.decode(),
                 worker_id=worker_id,
                 attempt=attempt,
                 options=RestoreOptions.model_validate_json(options),
             )
-            for job_id, entry, stream, attempt, options in cast(
-                "list[tuple[bytes, bytes, bytes, int, bytes]]", reply
-            )
+            for job_id, attempt, options in cast("list[tuple[bytes, int, bytes]]", reply)
         ]
 
     async def renew(self, worker_id: str, leases: Sequence[Lease]) -> dict[str, LeaseState]:
         """One heartbeat for all leases; says by job id which are held, lost or to be canceled."""
         if not leases:
             return {}
-        reply = await self._run(
+        reply = await self._scripts.run(
             "renew",
-            [key for lease in leases for key in (lease.stream, *keys.of_job(lease.job_id))],
-            [
-                worker_id,
-                *(
-                    argument
-                    for lease in leases
-                    for argument in (lease.job_id, lease.stream, lease.entry_id, lease.attempt)
-                ),
-            ],
+            [key for lease in leases for key in keys.of_job(lease.job_id)],
+            [worker_id, *(a for lease in leases for a in (lease.job_id, lease.attempt))],
         )
         states = cast("list[bytes]", reply)
         return {
@@ -160,18 +225,26 @@ class JobQueue:
             for lease, state in zip(leases, states, strict=True)
         }
 
-    async def start(self, lease: Lease, resolved: dict[str, Any], model: str) -> bool:
+    async def start(
+        self, lease: Lease, resolved: dict[str, Any], model: str, fingerprint: str = ""
+    ) -> bool:
         """Records the resolved parameters and the model; False when the lease is lost."""
-        return await self._fenced("start", lease, [], [json.dumps(resolved), model])
+        return await self._fenced("start", lease, [json.dumps(resolved), model, fingerprint])
 
     async def emit(self, lease: Lease, event: Event, frame: bytes | None = None) -> bool:
         """Appends an event, with a preview's bytes; False when the lease is lost."""
         data = json.dumps(payload(event))
-        return await self._fenced("emit", lease, [], [type_of(event), data, frame or b""])
+        return await self._fenced("emit", lease, [type_of(event), data, frame or b""])
 
-    async def succeed(self, lease: Lease, output: OutputInfo, result: bytes) -> bool:
+    async def succeed(
+        self, lease: Lease, output: OutputInfo, result: bytes, cost: Cost | None = None
+    ) -> bool:
         """Stores the result and ends the job; False when lost, or when a cancel came first."""
-        return await self._finish(lease, JobStatus.SUCCEEDED, output.model_dump_json(), result)
+        if not self._blobs.inline:
+            await self._blobs.put(BlobKind.RESULT, lease.job_id, result)
+            result = b""
+        detail = output.model_dump_json()
+        return await self._finish(lease, JobStatus.SUCCEEDED, detail, result, cost)
 
     async def fail(self, lease: Lease, error: ErrorInfo) -> bool:
         """Ends the job as failed; False when lost, or when a cancel came first."""
@@ -183,24 +256,29 @@ class JobQueue:
 
     async def release(self, lease: Lease, *, count_attempt: bool) -> bool:
         """Gives the job back, claimable at once; False when the lease is lost."""
-        args = [lease.stream, lease.entry_id, int(count_attempt)]
-        where = [lease.stream, keys.BELL, keys.ENDED]
-        return await self._fenced("release", lease, where, args)
+        return await self._fenced("release", lease, [int(count_attempt)])
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Returns when work may have arrived, or after `timeout_s`. Reserves nothing.
 
         Leases that expire ring no bell: claim again at least every lease.
         """
+        await self._wait_for(keys.BELL, timeout_s)
+
+    async def wait_for_nudge(self, timeout_s: float) -> None:
+        """Returns when some held job must end, or after `timeout_s`; `renew` says which."""
+        await self._wait_for(keys.NUDGE, timeout_s)
+
+    async def _wait_for(self, stream: str, timeout_s: float) -> None:
         block_ms = max(1, round(min(timeout_s, MAX_BLOCK_S) * 1000))
-        rings: Any = await self._redis.xread({keys.BELL: self._heard}, block=block_ms)
-        for _, entries in rings:
-            self._heard = entries[-1][0]
+        news: Any = await self._redis.xread({stream: self._heard[stream]}, block=block_ms)
+        for _, entries in news:
+            self._heard[stream] = entries[-1][0]
 
     async def depth(self) -> dict[str, int]:
         """Waiting jobs by priority, and `running`."""
         with unavailable_when_away():
-            reply = await self._run("depth", keys.queues())
+            reply = await self._scripts.run("depth", keys.queues())
         names = (*keys.PRIORITIES, "running")
         return dict(zip(names, cast("list[int]", reply), strict=True))
 
@@ -215,10 +293,25 @@ class JobQueue:
         with unavailable_when_away():
             return await self._members(keys.DEAD)
 
+    async def bury(self, job_id: str, requeued_as: str) -> None:
+        """Takes a job off the list of the dead, because another one was made of it."""
+        with unavailable_when_away():
+            pipe = self._redis.pipeline()
+            pipe.zrem(keys.DEAD, job_id)
+            if await self._redis.exists(keys.job(job_id)):
+                pipe.hset(keys.job(job_id), "requeued_as", requeued_as)
+            await pipe.execute()
+
     async def beat(self, worker_id: str, info: dict[str, Any]) -> None:
         """Says that a worker lives; forgotten one lease after the last beat."""
         where = [keys.worker(worker_id), keys.WORKERS]
-        await self._run("beat", where, [worker_id, json.dumps(info)])
+        await self._scripts.run("beat", where, [worker_id, json.dumps(info)])
+
+    async def fingerprints(self) -> set[str]:
+        """Those of the models that ready workers serve."""
+        beats = await self.workers()
+        ready = (beat for beat in beats.values() if beat.get("ready"))
+        return {str(beat.get("fingerprint", "")) for beat in ready}
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         """The last beat of every live worker, by id; `at` is the server's clock."""
@@ -239,27 +332,22 @@ class JobQueue:
         return [member.decode() for member in cast("list[bytes]", reply)]
 
     async def _finish(
-        self, lease: Lease, to: JobStatus, detail: str = "", result: bytes = b""
+        self,
+        lease: Lease,
+        to: JobStatus,
+        detail: str = "",
+        result: bytes = b"",
+        cost: Cost | None = None,
     ) -> bool:
-        where = [lease.stream, keys.PACE, keys.ENDED]
-        return await self._fenced("finish", lease, where, [to, detail, result])
+        spent: tuple[float, int] | tuple[str, str] = ("", "")
+        if cost is not None:
+            spent = (cost.seconds, cost.steps)
+        return await self._fenced("finish", lease, [to, detail, result, *spent])
 
-    async def _fenced(
-        self, name: str, lease: Lease, where: Sequence[str], args: Sequence[Argument]
-    ) -> bool:
+    async def _fenced(self, name: str, lease: Lease, args: Sequence[Argument]) -> bool:
         fence = (lease.job_id, lease.worker_id, lease.attempt)
-        reply = await self._run(name, [*where, *keys.of_job(lease.job_id)], [*fence, *args])
-        return reply == 1
-
-    async def _run(self, name: str, where: Sequence[str], args: Sequence[Argument] = ()) -> Reply:
-        try:
-            return await self._scripts.run(name, where, args)
-        except ResponseError as error:
-            # The server came back empty. Submit and claim look at the groups before they write.
-            if "NOGROUP" not in str(error):
-                raise
-        await self.setup()
-        return await self._scripts.run(name, where, args)
+        where = keys.of_job(lease.job_id)
+        return await self._scripts.run(name, where, [*fence, *args]) == 1
 
     def _refuse(self, figures: Sequence[bytes | int]) -> None:
         waiting, running, pace = int(figures[0]), int(figures[1]), figures[2]
@@ -271,7 +359,14 @@ class JobQueue:
         )
 
 
-def _job_of(job_id: str, record: dict[bytes, bytes]) -> Job:
+def _loaded(row: list[bytes]) -> Loaded:
+    job_id, pace, pixels, owner, progress = (field.decode() for field in row)
+    done = float(json.loads(progress)["value"]) if progress else 0.0
+    return Loaded(job_id, pace, int(pixels), owner, done)
+
+
+def job_of(job_id: str, record: dict[bytes, bytes]) -> Job:
+    """The job that a record describes, by field name."""
     fields: dict[str, Any] = {name.decode(): value.decode() for name, value in record.items()}
     for name in _JSON_FIELDS:
         if name in fields:

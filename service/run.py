@@ -23,7 +23,8 @@ from service.messages import (
     RunMessage,
     Started,
 )
-from service.queue import JobQueue, Lease
+from service.queue import JobQueue
+from service.work import Cost, Lease
 
 _log = logging.getLogger(__name__)
 
@@ -69,29 +70,31 @@ class Run:
         self._outbox.append(message)
         self._news.set()
 
-    async def forward(self, model: str) -> bool:
+    async def forward(self, model: str, fingerprint: str) -> bool:
         """Publish until the run has ended; False as soon as the lease turns out to be lost."""
         while True:
             while not self._outbox:
                 self._news.clear()
                 await self._news.wait()
             message = self._outbox.popleft()
-            if not await self.publish(message, model):
+            if not await self.publish(message, model, fingerprint):
                 return False
             if isinstance(message, Ending):
                 return True
 
-    async def publish(self, message: RunMessage, model: str) -> bool:
+    async def publish(self, message: RunMessage, model: str = "", fingerprint: str = "") -> bool:
         """Write one message to the queue; False if the lease is lost."""
         # Out of the heartbeat first: a renewal that crosses the end would read as a lost lease.
         self.closing = self.closing or isinstance(message, Ending)
-        return await self.insist(self._call(message, model)) or False
+        return await self.insist(self._call(message, model, fingerprint)) or False
 
-    def _call(self, message: RunMessage, model: str) -> Callable[[], Awaitable[bool]]:
+    def _call(
+        self, message: RunMessage, model: str, fingerprint: str
+    ) -> Callable[[], Awaitable[bool]]:
         queue, lease = self._queue, self.lease
         match message:
             case Started(_, resolved):
-                return lambda: queue.start(lease, resolved, model)
+                return lambda: queue.start(lease, resolved, model, fingerprint)
             case Progress():
                 event = _progress_event(message)
                 return lambda: queue.emit(lease, event)
@@ -99,8 +102,8 @@ class Run:
                 shown = PreviewEvent(step, steps, width, height, content_type)
                 return lambda: queue.emit(lease, shown, image)
             case Finished():
-                output = _output_info(message)
-                return lambda: queue.succeed(lease, output, message.image)
+                output, cost = _output_info(message), Cost(message.cost_s, message.steps)
+                return lambda: queue.succeed(lease, output, message.image, cost)
             case Failed(_, code, text, retryable):
                 error = ErrorInfo(code=code, message=text, retryable=retryable)
                 return lambda: queue.fail(lease, error)

@@ -15,11 +15,10 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from service import keys
-from service.jobs import MOVES
+from service.jobs import MOVES, TERMINAL_EVENTS
 from service.settings import Settings
 
 NAMES: Final = (
-    "setup",
     "submit",
     "claim",
     "renew",
@@ -28,9 +27,18 @@ NAMES: Final = (
     "finish",
     "release",
     "cancel",
+    "delete",
+    "watch",
+    "reuse",
+    "load",
+    "predict",
+    "hooks",
+    "sweep",
     "depth",
     "beat",
 )
+
+_LINGER_S: Final = 10  # the log of a deleted job, for those who follow it
 
 # What Redis returns and takes; nested lists for claim.
 Reply = bytes | int | None | list["Reply"]
@@ -41,23 +49,29 @@ def _table(rows: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{name} = {value}" for name, value in rows.items()) + "}"
 
 
+def _list(words: Sequence[str]) -> str:
+    return "{" + ", ".join(f"'{word}'" for word in words) + "}"
+
+
 def prelude(settings: Settings) -> str:
     """The generated constants, in Lua."""
     moves = {
         status.value: _table({target.value: "true" for target in sorted(targets)})
         for status, targets in MOVES.items()
     }
-    prefixes = {kind: f"'{keys.prefix(kind)}'" for kind in (*keys.PER_JOB, "queue")}
+    kinds = (*keys.PER_JOB, "queue", "shares", "jobs", "live", "cache", "hook")
+    shared = {key.rpartition(":")[2].upper(): f"'{key}'" for key in keys.SHARED}
     constants = {
         "MOVES": _table(moves),
-        "KEY": _table(prefixes),
-        "GROUP": f"'{keys.GROUP}'",
-        "RELEASED": f"'{keys.RELEASED}'",
+        "KEY": _table({kind: f"'{keys.prefix(kind)}'" for kind in kinds}),
+        "PER_JOB": _list(keys.PER_JOB),
+        "PRIORITIES": _list(keys.PRIORITIES),
+        **shared,
         "EVENTS_MAXLEN": str(keys.EVENTS_MAXLEN),
-        "BELL": f"'{keys.BELL}'",
-        "DEAD": f"'{keys.DEAD}'",
-        "ENDED": f"'{keys.ENDED}'",
-        "PACE": f"'{keys.PACE}'",
+        "IDEMPOTENCY_S": str(keys.IDEMPOTENCY_S),
+        "HOOK_EVENTS": _list(TERMINAL_EVENTS),
+        "HOOK_S": str(keys.HOOK_S),
+        "LINGER_S": str(_LINGER_S),
         "ALIVE_S": str(keys.alive_ttl_s(settings)),
         "RETENTION_S": str(settings.retention_s),
         "LEASE_MS": str(round(settings.lease_s * 1000)),

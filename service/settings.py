@@ -6,18 +6,32 @@ The only module that looks at `os.environ`. Names carry their unit; `INSTANTIR_S
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "INSTANTIR_"
+SECRET_PREFIX = "whsec_"
+_SECRET_BYTES = 24
 
 
 def _default_data_dir() -> Path:
     return Path.home() / ".local" / "share" / "instantir"
+
+
+class ClientSettings(BaseSettings):
+    """Where a client finds its service, and as whom it calls."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    url: str = Field(default="http://127.0.0.1:8000", description="Address of the service.")
+    api_key: str = Field(default="", description="Key of the caller, where the service asks.")
 
 
 class Settings(BaseSettings):
@@ -56,6 +70,40 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=4_194_304, ge=1)
     max_side_px: int = Field(default=8192, ge=1)
     min_side_px: int = Field(default=16, ge=1)
+    blob_store: str = Field(
+        default="redis",
+        pattern=r"^(redis|folder:.+|s3://.+)$",
+        description="Where pictures live: redis, folder:PATH or s3://BUCKET/PREFIX?endpoint=URL.",
+    )
+    result_cache: bool = Field(
+        default=True, description="Answer a repeated request with the result of the first."
+    )
+    api_keys: dict[str, str] = Field(
+        repr=False,
+        default_factory=dict[str, str],
+        description="Caller names by API key, as JSON; empty leaves the service open to everyone.",
+    )
+    operator_key: str | None = Field(
+        default=None,
+        min_length=8,
+        repr=False,
+        description="API key that opens /ops; None closes it.",
+    )
+    webhook_secret: str | None = Field(
+        default=None,
+        repr=False,
+        description="Signs webhooks: whsec_ and the base64 of 24 bytes or more; None: no webhooks.",
+    )
+    fetch_private_networks: bool = Field(
+        default=False, description="Fetch pictures and call webhooks inside private networks too."
+    )
+    max_streams: int = Field(default=10_000, ge=1, description="Followers of one API process.")
+    max_wait_s: float = Field(
+        default=60.0, gt=0, le=600, description="Longest time a request waits for its result."
+    )
+    disconnect_grace_s: float = Field(
+        default=10.0, ge=0, description="To come back, before on_disconnect=cancel cancels."
+    )
     previews_per_s: float = Field(default=4.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -63,7 +111,8 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
         # pydantic-settings only reads the variables it knows, so a typo would pass in silence.
-        known = {ENV_PREFIX + name.upper() for name in cls.model_fields}
+        fields = (*cls.model_fields, *ClientSettings.model_fields)
+        known = {ENV_PREFIX + name.upper() for name in fields}
         unknown = sorted(
             name
             for name in os.environ
@@ -72,6 +121,20 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"unknown environment variables: {', '.join(unknown)}")
         return values
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, secret: str | None) -> str | None:
+        if secret is None:
+            return None
+        prefix, key = secret[: len(SECRET_PREFIX)], secret[len(SECRET_PREFIX) :]
+        try:
+            length = len(base64.b64decode(key, validate=True))
+        except ValueError:
+            length = 0
+        if prefix != SECRET_PREFIX or length < _SECRET_BYTES:
+            raise ValueError(f"must be {SECRET_PREFIX} and base64 of {_SECRET_BYTES} bytes or more")
+        return secret
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from service import logs
+from service import logs, tasks
 from service.child import ExecutorChild
 from service.connection import connect, unavailable_when_away
 from service.errors import ServerUnavailable
@@ -33,23 +33,22 @@ from service.messages import (
     Ready,
     Stepped,
 )
-from service.queue import JobQueue, Lease, LeaseState
-from service.results import BlobKind, BlobStore, RedisBlobStore
+from service.queue import JobQueue
+from service.results import BlobKind, BlobStore, blob_store
 from service.run import Run, may_begin
 from service.settings import Settings
+from service.work import Lease, LeaseState
 
 _log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0  # after SIGTERM, time for running jobs to end
 _FENCE = 0.8  # of a lease: later results are dropped, another worker may take over at 1.0
 _BEATS_PER_LEASE = 3
-_CANCEL_POLL_S = 0.25  # a running job learns of its cancel with the renewal of its lease
 _IDLE_POLL_S = 1.0  # how often an idle worker looks for expired leases of others
 _REDIS_PAUSE_S = 0.5
 _FIRST_PAUSE_S = 0.2  # before a lost executor is started again, doubled each time
 _LAST_PAUSE_S = 30.0
 _LAST_CLAIM_S = 5.0  # a claim in flight when we stop; cut off later, its lease would just expire
-_CANCEL_AGAIN_S = 0.2
 _LOAD_TIMEOUT_S = 1800.0  # building engines for a new GPU takes many minutes
 
 
@@ -103,7 +102,7 @@ class Worker:
         finally:
             while self._tasks:
                 for task in list(self._tasks):
-                    await _end(task)
+                    await tasks.end(task)
                 await asyncio.sleep(0)  # their callbacks take them off the list
         if self._broken_by is not None:
             raise self._broken_by
@@ -152,16 +151,7 @@ class Worker:
 
     async def _wait_for_work(self) -> None:
         poll_s = min(_IDLE_POLL_S, self._settings.lease_s / _BEATS_PER_LEASE)
-        work = asyncio.ensure_future(self._queue.wait_for_work(poll_s))
-        stop = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            stop.cancel()
-            work.cancel()
-            await asyncio.gather(work, stop, return_exceptions=True)
+        await _first(self._queue.wait_for_work(poll_s), self._stop, None)
 
     def _take(self, lease: Lease, asked_at: float) -> None:
         run = Run(next(self._numbers), lease, self._queue, _FENCE * self._settings.lease_s)
@@ -175,10 +165,10 @@ class Worker:
                 image = await run.insist(lambda: self._blobs.get(BlobKind.SOURCE, run.lease.job_id))
                 await self._until(lambda: run.cancel_asked or self._may_begin(run))
                 if run.cancel_asked:
-                    await run.publish(Canceled(run.number), "")
+                    await run.publish(Canceled(run.number))
                 elif image is None:
                     gone = Failed(run.number, "source_lost", "the upload is gone", retryable=True)
-                    await run.publish(gone, "")
+                    await run.publish(gone)
                 else:
                     await self._execute(run, image)
             finally:
@@ -197,7 +187,7 @@ class Worker:
         self._heard_at = time.monotonic()
         _log.info("attempt %d begins", lease.attempt)
         await child.send(Begin(run.number, lease.job_id, image, lease.options))
-        if await run.forward(ready.model):
+        if await run.forward(ready.model, ready.fingerprint):
             _log.info("attempt %d has ended", lease.attempt)
             self._restart_pause_s = _FIRST_PAUSE_S
         else:
@@ -211,7 +201,7 @@ class Worker:
     async def _abandon(self, run: Run) -> None:
         """Forget a run without another word to the queue."""
         if run.task is not None:
-            await _end(run.task)
+            await tasks.end(run.task)
         if run.begun and self.child is not None:
             await self.child.send(Cancel(run.number))
 
@@ -305,9 +295,16 @@ class Worker:
                 if run.fenced and not run.closing:
                     _log.error("job %s may be lost; its results are dropped", run.lease.job_id)
                     self._spawn(self._abandon(run))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(beat_s, _CANCEL_POLL_S) if self.runs else beat_s):
-                    await self._beat_now.wait()
+            await self._until_beat(beat_s)
+
+    async def _until_beat(self, timeout_s: float) -> None:
+        """Until it is time for a heartbeat, or a job that runs here may have to end."""
+        try:
+            with unavailable_when_away():
+                # A Redis that hangs says nothing in time, and leases go on to run out.
+                await _first(self._queue.wait_for_nudge(timeout_s), self._beat_now, timeout_s)
+        except ServerUnavailable:
+            await asyncio.sleep(_REDIS_PAUSE_S)
 
     async def _renew(self) -> None:
         held = {run.lease.job_id: run for run in self.runs.values() if not run.closing}
@@ -334,21 +331,33 @@ class Worker:
             "slots": self._settings.slots,
             "running": len(self.runs),
             "model": self.ready.model if self.ready else self._settings.model,
+            "fingerprint": self.ready.fingerprint if self.ready else None,
+            "presets": sorted(self.ready.presets) if self.ready else [],
             "problem": self.problem,
         }
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel until it takes: redis-py waits by `asyncio.wait_for`, whose 3.11 may swallow one."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)
+async def _first(
+    news: Coroutine[Any, Any, None], event: asyncio.Event, timeout_s: float | None
+) -> None:
+    """Until there is news, the event is set or time is up; raises what the news raise."""
+    heard, happened = asyncio.create_task(news), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait(
+            (heard, happened), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if heard.done():
+            heard.result()
+    finally:
+        happened.cancel()
+        await tasks.end(heard)
 
 
 async def _serve(settings: Settings) -> None:
     redis = connect(settings)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    worker = Worker(settings, JobQueue(redis, settings), RedisBlobStore(redis, settings), worker_id)
+    blobs = blob_store(redis, settings)
+    worker = Worker(settings, JobQueue(redis, settings, blobs), blobs, worker_id)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)

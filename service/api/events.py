@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
 import logging
-import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Header, Query, Response, WebSocket
+from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from service import errors
 from service.api import schema
+from service.api.callers import Caller, caller_of, own_job
+from service.api.following import counts, following
+from service.api.patience import Patience
 from service.api.state import JobId, Services, Wired, parse_job_id
-from service.errors import NotFound, ServerUnavailable
-from service.jobs import TERMINAL
-from service.stream import StreamItem, follow
+from service.errors import NotFound, ServerUnavailable, TooManyStreams, Unauthorized
+from service.jobs import TERMINAL, Job
+from service.stream import StreamItem
 
 router = APIRouter(tags=["events"])
 logger = logging.getLogger(__name__)
-
-# ComfyUI's PREVIEW_IMAGE_WITH_METADATA, so that its clients can read our frames.
-PREVIEW_FRAME = 4
-_PREVIEW_FIELDS = ("job_id", "seq", "step", "steps", "width", "height")
 
 CLOSE_DONE = 1000
 CLOSE_TOO_SLOW = 1008
 CLOSE_TRY_LATER = 1013
 CLOSE_BAD_REQUEST = 4400
+CLOSE_UNAUTHORIZED = 4401
 CLOSE_NOT_FOUND = 4404
 
 _AFTER = "Only events with a `seq` above this one; 0 is all of them."
@@ -46,17 +42,26 @@ _AFTER = "Only events with a `seq` above this one; 0 is all of them."
             "description": (
                 "`id: SEQ`, `event: TYPE`, `data: JSON` for each event; TYPE is status, progress, "
                 "preview, output or error. A preview carries its picture as a data: URL in "
-                "`image`. A comment comes in silences; the stream ends after the last status."
+                "`image`. An `eta` event, without id, says when the job will end. Where events "
+                "are no longer kept, an error `replay_gap` and the status come first. A comment "
+                "comes in silences; the stream ends after the last status."
             ),
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         204: {"description": "Nothing is left to send: the job ended and all was received."},
-        **schema.refusals(errors.NotFound, errors.InvalidRequest, errors.ServerUnavailable),
+        **schema.refusals(
+            errors.Unauthorized,
+            errors.NotFound,
+            errors.InvalidRequest,
+            errors.TooManyStreams,
+            errors.ServerUnavailable,
+        ),
     },
 )
 async def events(
     job_id: JobId,
     services: Wired,
+    caller: Caller,
     starting_after: Annotated[int, Query(ge=0, description=_AFTER, examples=[12])] = 0,
     last_event_id: Annotated[
         int,
@@ -65,51 +70,62 @@ async def events(
 ) -> Response:
     """Follow the job from its beginning or from any event; resumable at any time."""
     after = max(starting_after, last_event_id)
-    job = await services.queue.get(job_id)
+    job = await own_job(services, caller, job_id)
     if job.status in TERMINAL and after >= job.seq:
         return Response(status_code=204)  # anything else makes an EventSource ask for ever
-    return _EventStream(_sse(services, job_id, after), services.timing.send_s)
+    services.hub.check_room()
+    return event_stream(services, job, after)
+
+
+def event_stream(
+    services: Services, job: Job, after: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer that streams a job's events above `after`."""
+    return streamed(_sse(services, job.id, counts(job), after), services.timing.send_s, headers)
+
+
+def streamed(
+    content: AsyncIterator[bytes], send_s: float, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Server-sent events as an answer, for clients that take each within `send_s` seconds."""
+    return _EventStream(content, send_s, headers or {})
 
 
 class _EventStream(StreamingResponse):
     """A stream that gives up on a client which takes nothing for `send_s` seconds."""
 
-    def __init__(self, content: AsyncIterator[bytes], send_s: float) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    def __init__(
+        self, content: AsyncIterator[bytes], send_s: float, headers: Mapping[str, str]
+    ) -> None:
+        headers = {**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(content, headers=headers, media_type="text/event-stream")
         self._send_s = send_s
 
     async def stream_response(self, send: Send) -> None:
+        patience = Patience(self._send_s)
+
         async def send_in_time(message: Any) -> None:
-            async with asyncio.timeout(self._send_s):
+            with patience:
                 await send(message)
 
         try:
-            await super().stream_response(send_in_time)
+            with patience.watching():
+                await super().stream_response(send_in_time)
         except TimeoutError:
             logger.info("an event stream was dropped: its client took nothing in time")
 
 
-async def _sse(services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _sse(services: Services, job_id: str, counted: bool, after: int) -> AsyncIterator[bytes]:
     yield b": ok\n\n"
-    items = follow(services.redis, job_id, after, services.timing.heartbeat_s)
+    batches = services.hub.batches(job_id, after, services.timing.heartbeat_s)
     with services.metrics.streams_open.labels("sse").track_inprogress():
         try:
-            async for item in items:
-                yield _sse_block(item)
+            async with following(services, job_id, counted):
+                async for batch in batches:
+                    yield b"".join(item.sse for item in batch)
         except (NotFound, ServerUnavailable) as error:
             # The client reconnects with the last id and learns what is the matter as a status.
             logger.info("an event stream ended early: %s", error)
-
-
-def _sse_block(item: StreamItem) -> bytes:
-    if item.event is None:
-        return b": heartbeat\n\n"
-    event = item.event
-    if item.frame is not None:
-        data = base64.b64encode(item.frame).decode()
-        event = {**event, "image": f"data:{event['content_type']};base64,{data}"}
-    return (f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n").encode()
 
 
 @router.websocket("/restore/{job_id}/progress")
@@ -139,18 +155,30 @@ async def _tell(socket: WebSocket, job_id: str, services: Services) -> tuple[int
     if not (text.isascii() and text.isdecimal()):
         return CLOSE_BAD_REQUEST, f"starting_after is {text[:32]!r}; it must be a whole number"
     try:
-        items = follow(
-            services.redis, parse_job_id(job_id), int(text[:18]), services.timing.heartbeat_s
-        )
-        async for item in items:
-            async with asyncio.timeout(services.timing.send_s):
-                await _send(socket, item)
+        job = await own_job(services, caller_of(socket, services), parse_job_id(job_id))
+        services.hub.check_room()
+        job_id, counted = job.id, counts(job)
+        del job  # thousands are kept for as long as their streams
+        batches = services.hub.batches(job_id, int(text[:18]), services.timing.heartbeat_s)
+        patience = Patience(services.timing.send_s)
+        with patience.watching():
+            async with following(services, job_id, counted):
+                async for batch in batches:
+                    for item in batch:
+                        with patience:
+                            await _send(socket, item)
     except NotFound as error:
         return CLOSE_NOT_FOUND, error.message[:100]
-    except ServerUnavailable:
-        return CLOSE_TRY_LATER, "the job store is away"
-    except TimeoutError:
-        return CLOSE_TOO_SLOW, f"nothing was taken for {services.timing.send_s:g} s"
+    except Unauthorized as error:
+        return CLOSE_UNAUTHORIZED, error.message
+    except (ServerUnavailable, TooManyStreams):
+        return CLOSE_TRY_LATER, "the service cannot follow the job now"
+    except TimeoutError as error:
+        return CLOSE_TOO_SLOW, str(error)
+    except (WebSocketDisconnect, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "close" not in str(error):
+            raise
+        return CLOSE_DONE, ""  # the client left while something was being sent
     return CLOSE_DONE, ""
 
 
@@ -158,14 +186,6 @@ async def _send(socket: WebSocket, item: StreamItem) -> None:
     if item.event is None:
         return  # the protocol's own pings keep a websocket open
     if item.frame is None:
-        await socket.send_text(json.dumps(item.event))
+        await socket.send_text(item.text)
     else:
-        await socket.send_bytes(preview_frame(item.event, item.frame))
-
-
-def preview_frame(event: dict[str, Any], picture: bytes) -> bytes:
-    """One binary frame: uint32 4, uint32 length, JSON, picture; integers big-endian."""
-    facts = {name: event[name] for name in _PREVIEW_FIELDS}
-    facts["image_type"] = event["content_type"]
-    text = json.dumps(facts).encode()
-    return struct.pack(">II", PREVIEW_FRAME, len(text)) + text + picture
+        await socket.send_bytes(item.binary)

@@ -77,6 +77,7 @@ async def _queue_state(services: Services) -> QueueState:
             ended=await queue.ended(),
             dead=len(await queue.dead()),
             workers=await queue.workers(),
+            eta_errors=await queue.accuracy(),
         )
 
 

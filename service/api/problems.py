@@ -15,12 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import FieldError, InvalidRequest, QueueFull, ServerUnavailable, ServiceError
+from service.errors import FieldError, InvalidRequest, ServiceError, Unauthorized
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_UNAVAILABLE_RETRY_S = 2
 _RETRYABLE = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 )
@@ -56,10 +55,10 @@ def of_service_error(request: Request, error: Exception) -> Response:
     """The answer to an error of ours."""
     assert isinstance(error, ServiceError)
     headers: dict[str, str] = {}
-    if isinstance(error, QueueFull):
+    if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, ServerUnavailable):
-        headers["Retry-After"] = str(_UNAVAILABLE_RETRY_S)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     detail = error.message
     if isinstance(error.__cause__, RedisError):
         # Addresses inside the house are for the logs only.
@@ -82,7 +81,7 @@ def of_invalid_parameters(request: Request, error: Exception) -> Response:
     return of_service_error(request, invalid(error.errors(), skip=1))
 
 
-def of_crash(request: Request) -> Response:
+def of_crash(request: Request, _: Exception) -> Response:
     """The answer to a fault of ours; says nothing of its cause."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return _of_status(request, status, "an unexpected error; the logs have it by request id")

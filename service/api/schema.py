@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api import problems
-from service.api.submission import JSON, MULTIPART, ImageBase64
+from service.api.submission import JSON, MULTIPART, InlineImage
 from service.errors import ServiceError
 from service.images import ACCEPTED
 from service.jobs import RestoreOptions
@@ -56,7 +56,20 @@ PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
     "output_quality": ("Quality of JPEG and WebP results.", 90),
     "previews": ("Send pictures of the restoration while it runs.", True),
     "priority": ("Which queue the job waits in.", "normal"),
+    "start_by": ("Seconds from now; a job that has not started by then expires.", 600),
+    "finish_by": ("Seconds from now; a job that has not finished by then is ended.", 900),
+    "on_disconnect": (
+        "`cancel`: when its last follower leaves and nobody comes back soon, the job is canceled.",
+        "continue",
+    ),
+    "cache": ("Take the result of an equal request of yours, where there is one.", True),
+    "webhook": (
+        "Where signed messages about the job go; without `events` those of its end.",
+        {"url": "https://example.org/hook", "events": ["job.succeeded", "job.failed"]},
+    ),
+    "metadata": ("Words of your own, given back with the job.", {"album": "holiday"}),
 }
+_ADDRESS: Final = "https://example.org/photo.jpg"
 _EXAMPLE: Final = {"preset": "balanced", "seed": 7, "output_format": "png"}
 # A gray ramp of 16 px a side, the smallest picture that is taken.
 _RAMP: Final = (
@@ -73,15 +86,29 @@ def submission_body() -> dict[str, Any]:
         "format": "binary",
         "description": f"The picture: {ACCEPTED}, one frame.",
     }
-    inside = ImageBase64.model_json_schema()
-    inside["description"] = f"The picture: {ACCEPTED}, one frame."
+    ways = InlineImage.model_json_schema()["properties"]
+    ways = {name: _without_null(schema) for name, schema in ways.items()}
+    inside = {
+        **_object(ways),
+        "oneOf": [{"required": [name]} for name in ways],
+        "description": f"The picture: {ACCEPTED}, one frame.",
+    }
+    address = {**ways["url"], "examples": [_ADDRESS]}
     return {
         "requestBody": {
             "required": True,
             "content": {
-                MULTIPART: {"schema": _object({"image": file, **fields})},
+                MULTIPART: {
+                    "schema": {
+                        **_object({"image": file, "image_url": address, **fields}),
+                        "oneOf": [{"required": ["image"]}, {"required": ["image_url"]}],
+                    }
+                },
                 JSON: {
-                    "schema": _object({"image": inside, **fields}),
+                    "schema": {
+                        **_object({"image": inside, **fields}),
+                        "required": ["image"],
+                    },
                     "example": {"image": {"base64": _RAMP}, **_EXAMPLE},
                 },
             },
@@ -118,11 +145,14 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _parameters() -> dict[str, dict[str, Any]]:
-    properties: dict[str, dict[str, Any]] = RestoreOptions.model_json_schema()["properties"]
+    whole: dict[str, dict[str, Any]] = RestoreOptions.model_json_schema()
     described: dict[str, dict[str, Any]] = {}
-    for name, schema in properties.items():
+    for name, schema in whole["properties"].items():
         words, example = PARAMETERS[name]
-        described[name] = {**_without_null(schema), "description": words, "examples": [example]}
+        field = _without_null(schema)
+        if "$ref" in field:
+            field = whole["$defs"][field["$ref"].rpartition("/")[2]]
+        described[name] = {**field, "description": words, "examples": [example]}
     return described
 
 
@@ -141,6 +171,5 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
-        "required": ["image"],
         "additionalProperties": False,
     }

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Annotated, cast
 from uuid import UUID
 
+import httpx
 from anyio import CapacityLimiter
 from fastapi import Depends, Path
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
+from service.api.forecasts import Forecasts
 from service.errors import NotFound
+from service.hooks import Outbox
+from service.hub import Hub
 from service.images import ImageLimits
 from service.metrics import Metrics
 from service.queue import JobQueue
@@ -41,6 +45,10 @@ class Services:
     limits: ImageLimits
     timing: Timing
     decoders: CapacityLimiter  # threads that decode uploads
+    hub: Hub
+    forecasts: Forecasts
+    fetch: httpx.AsyncClient  # for pictures by URL, and for webhooks
+    outbox: Outbox
 
 
 def services(connection: HTTPConnection) -> Services:

@@ -63,6 +63,7 @@ class FakeRestorer:
 
     name = "fake"
     fingerprint = "0123456789abcdef"
+    backend = "fake 1"
     presets = PRESETS
 
     def __init__(self, model: str) -> None:

@@ -22,6 +22,7 @@ from service.lifeline import tied_to_me
 from service.queue import JobQueue
 from service.results import BlobStore, RedisBlobStore
 from service.settings import Settings
+from service.work import Submission
 from service.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,8 @@ async def submit(queue: JobQueue, job_id: str, prompt: str = "", **options: Any)
         bytes=len(image),
         sha256=hashlib.sha256(image).hexdigest(),
     )
-    return await queue.submit(job_id, RestoreOptions(prompt=prompt, **options), source, image)
+    asked = Submission(RestoreOptions(prompt=prompt, **options), source, image)
+    return (await queue.submit(job_id, asked)).job
 
 
 async def ended(queue: JobQueue, job_id: str = "job") -> Job | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from service import keys
 from service.jobs import Job, OutputInfo, RestoreOptions, SourceInfo
 from service.queue import JobQueue
 from service.settings import Settings
+from service.work import Submission
 
 Submit = Callable[..., Awaitable[Job]]
 
@@ -32,17 +33,23 @@ async def statuses(redis: Redis, job_id: str = "job") -> list[str]:
 @pytest.fixture
 async def hasty_queue(redis: Redis, settings: Settings) -> JobQueue:
     """A queue on the same server whose leases end after 900 ms of silence."""
-    made = JobQueue(redis, settings.model_copy(update={"lease_s": 0.9}))
-    await made.setup()
-    return made
+    return JobQueue(redis, settings.model_copy(update={"lease_s": 0.9}))
+
+
+@pytest.fixture(scope="session")
+def session_monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    """For what a whole session needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
 
 
 @pytest.fixture
 def submit(queue: JobQueue, source_info: SourceInfo) -> Submit:
     """`await submit("id", steps=3)`: a job in the queue, with these options."""
 
-    async def submit_one(job_id: str = "job", **options: Any) -> Job:
-        return await queue.submit(job_id, RestoreOptions(**options), source_info, IMAGE)
+    async def submit_one(job_id: str = "job", caller: str = "", **options: Any) -> Job:
+        asked = Submission(RestoreOptions(**options), source_info, IMAGE, caller)
+        return (await queue.submit(job_id, asked)).job
 
     return submit_one
 

@@ -14,17 +14,25 @@ def test_codes_are_stable_and_unique() -> None:
         "invalid_image": 422,
         "image_too_large": 413,
         "unsupported_image": 415,
+        "fetch_refused": 422,
+        "fetch_failed": 422,
+        "job_failed": 500,
+        "unauthorized": 401,
+        "idempotency_key_reuse": 422,
         "not_found": 404,
         "result_not_ready": 409,
         "result_gone": 410,
         "queue_full": 429,
+        "too_many_streams": 429,
         "server_unavailable": 503,
     }
     assert len({leaf.code for leaf in LEAVES}) == len(LEAVES)
 
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
-    assert {leaf.code for leaf in LEAVES if leaf.retryable} == {"queue_full", "server_unavailable"}
+    assert {leaf.code for leaf in LEAVES if leaf.retryable} == {
+        *("queue_full", "too_many_streams", "fetch_failed", "server_unavailable")
+    }
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from PIL import Image, ImageOps
 
-from service.errors import InvalidImage
-from service.executor import Executor, LoadError, load_restorer, restore_file
+from service.executor import Executor, LoadError, load_restorer
 from service.jobs import RestoreOptions
 from service.messages import (
     Begin,
@@ -244,31 +243,3 @@ def test_loading_gives_torch_its_threads(
     assert torch.threads == 3
     load_restorer(settings)
     assert torch.threads >= 1
-
-
-def test_a_file_is_restored_without_a_service(settings: Settings, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.png", tmp_path / "out.jpg"
-    source.write_bytes(png())
-    seen: list[tuple[int, int]] = []
-    options = RestoreOptions(preset="fast", output_format="jpeg")
-    restore_file(source, target, options, settings, lambda *at: seen.append(at))
-    assert seen == [(0, 2), (1, 2), (2, 2)]
-    assert target.read_bytes().startswith(b"\xff\xd8\xff")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("in.png", "out.jpg", "diary", "gate-begin", "gate-step")
-    }
-
-
-def test_a_file_that_is_no_picture_is_refused_before_the_model_loads(
-    settings: Settings, tmp_path: Path
-) -> None:
-    (tmp_path / "in.png").write_bytes(png()[:60])
-    with pytest.raises(InvalidImage):
-        restore_file(
-            tmp_path / "in.png",
-            tmp_path / "out.png",
-            RestoreOptions(),
-            settings,
-            lambda *_: None,
-        )
-    assert diary(tmp_path, "load") == []

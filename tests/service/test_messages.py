@@ -35,7 +35,7 @@ MESSAGES: list[Any] = [
     Started(1, {"steps": 4}),
     Progress(1, 2, 4, "restoring", 500, 0.25, 1.0),
     Preview(1, 2, 4, 32, 24, "image/jpeg", b"\xff\xd8"),
-    Finished(1, b"\x89PNG", "image/png", 32, 24, "ab" * 32),
+    Finished(1, b"\x89PNG", "image/png", 32, 24, "ab" * 32, 1.5, 20),
     Failed(1, "engine_error", "why", retryable=True),
     Canceled(1),
     Stepped(3, 0.5),

@@ -16,6 +16,7 @@ STATE = QueueState(
         "a": {"ready": True, "slots": 4, "running": 3},
         "b": {"ready": False, "slots": 8, "running": 0},
     },
+    eta_errors=[0.3, 0.05, 0.1],
 )
 ALL = [value for value in vars(metrics).values() if isinstance(value, Metric)]
 
@@ -37,6 +38,8 @@ def test_gauges_come_from_the_state_of_the_queue() -> None:
     assert found["instantir_jobs_dead",] == 2
     assert found["instantir_workers_ready",] == 1
     assert found["instantir_worker_slots",] == 4
+    assert found["instantir_eta_error_ratio",] == 0.1
+    assert found["instantir_eta_judged_jobs",] == 3
 
 
 def test_ends_of_jobs_are_a_counter_with_one_series_for_each_status() -> None:
@@ -66,9 +69,10 @@ def test_every_metric_of_the_table_is_exposed_with_its_help() -> None:
     one.requests.labels("/restore", "POST", "202").inc()
     one.jobs_submitted.labels("normal").inc()
     one.streams_open.labels("sse").inc()
+    one.hooks.labels("delivered").inc()
     text = one.render(STATE).decode()
 
-    assert len(ALL) == 11
+    assert len(ALL) == 14
     for metric in ALL:
         assert f"# HELP {metric.name} {metric.help}\n" in text
     assert "process_resident_memory_bytes" in text

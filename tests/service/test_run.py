@@ -7,13 +7,14 @@ from redis.asyncio import Redis
 
 from service.jobs import JobStatus, RestoreOptions
 from service.messages import Failed, Preview, Progress
-from service.queue import JobQueue, Lease
+from service.queue import JobQueue
 from service.run import Run, may_begin
+from service.work import Lease
 from tests.faults.fleet import events, submit
 
 
 def run_of(queue: JobQueue, number: int, attempt: int = 1, fence_s: float = 10.0) -> Run:
-    lease = Lease(f"job-{number}", "1-0", "stream", "worker", attempt, RestoreOptions())
+    lease = Lease(f"job-{number}", "worker", attempt, RestoreOptions())
     return Run(number, lease, queue, fence_s)
 
 
@@ -59,7 +60,7 @@ async def test_a_preview_that_has_not_left_yet_is_replaced_by_a_newer_one(
     ):
         claimed.deliver(message)
     assert claimed.answered
-    assert await claimed.forward("model")
+    assert await claimed.forward("model", "ab12")
     told = ["status", "status", "progress", "progress", "preview", "error", "status"]
     assert await events(redis) == told
 
@@ -70,7 +71,7 @@ async def test_a_lease_that_is_lost_ends_the_forwarding(
     await queue.release(claimed.lease, count_attempt=True)
     claimed.deliver(Progress(1, 1, 9, "restoring"))
     claimed.deliver(Failed(1, "engine_error", "the end", retryable=True))
-    assert not await claimed.forward("model")
+    assert not await claimed.forward("model", "ab12")
     assert (await queue.get("job")).status == JobStatus.QUEUED
     assert await events(redis) == ["status"] * 3
 

@@ -12,8 +12,9 @@ from service.scripts import NAMES, Scripts, prelude, source
 from service.settings import Settings
 
 PORTABLE = (
-    "TIME EXISTS EXPIRE PEXPIRE SET HSET HGET HMGET HDEL HINCRBY INFO ZADD ZREMRANGEBYSCORE "
-    "XADD XLEN XDEL XACK XCLAIM XAUTOCLAIM XREADGROUP XPENDING XINFO XGROUP"
+    "TIME EXISTS EXPIRE PEXPIRE DEL SET GET HSET HGET HMGET HDEL HINCRBY INFO XADD "
+    "PUBLISH HEXISTS HSETNX ZADD ZREM ZCARD ZSCORE ZRANGE ZRANGEBYSCORE ZREMRANGEBYSCORE "
+    "ZPOPMIN LPUSH LTRIM"
 )
 
 
@@ -27,7 +28,7 @@ def test_every_lua_file_is_a_script_or_the_shared_part() -> None:
 def test_a_script_starts_with_its_shebang_and_says_what_it_takes(name: str) -> None:
     body = (files("service") / "lua" / f"{name}.lua").read_text()
     # Submit alone is refused at maxmemory; what ends a job must work even then.
-    assert body.startswith("#!lua\n" if name == "submit" else "#!lua flags=allow-oom\n")
+    assert body.startswith("#!lua\n" if name in {"submit", "reuse"} else "#!lua flags=allow-oom\n")
     header = body.split("\n\n")[0]
     assert {"KEYS", "ARGV"} <= set(re.findall(r"KEYS|ARGV", header))
     assert source(name, Settings()).startswith("#!lua")
@@ -62,7 +63,7 @@ async def test_a_server_that_lost_the_scripts_gets_one_in_full_and_keeps_it(
     redis: Redis, settings: Settings
 ) -> None:
     scripts = Scripts(redis, settings)
-    await scripts.run("setup", keys.queues())
+    await scripts.run("depth", keys.queues())
     await redis.script_flush()
     await redis.config_resetstat()
     for _ in range(3):

@@ -73,3 +73,18 @@ def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:
 def test_the_smallest_side_cannot_exceed_the_largest() -> None:
     with pytest.raises(ValidationError, match="min_side_px 64 > max_side_px 32"):
         Settings(min_side_px=64, max_side_px=32)
+
+
+@pytest.mark.parametrize(
+    "secret", ["whsec_", "whsec_c2hvcnQ=", "whsec_" + "A" * 33, "A" * 32, "whsec_" + "%" * 40]
+)
+def test_a_secret_that_cannot_sign_is_refused(secret: str) -> None:
+    with pytest.raises(ValidationError, match="base64 of 24 bytes"):
+        Settings(webhook_secret=secret)
+
+
+def test_secrets_are_not_shown() -> None:
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    settings = Settings(webhook_secret=secret, operator_key="operator", api_keys={"key-1": "a"})
+    shown = repr(settings)
+    assert not any(text in shown for text in (secret, "operator'", "key-1"))

@@ -1,247 +1,103 @@
-"""Following a job: replay, live events, the end, previews and heartbeats."""
+"""The log of a job as items: wire forms, and what was lost from a long log."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from pathlib import Path
+import base64
+import json
+import struct
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from service import keys
-from service.connection import connect
-from service.errors import NotFound, ServerUnavailable
-from service.events import PreviewEvent, ProgressEvent
-from service.jobs import ErrorInfo, OutputInfo
-from service.queue import JobQueue, Lease
-from service.settings import Settings
-from service.stream import HEARTBEAT, StreamItem, follow
-from tests.conftest import WaitUntil
-from tests.service.conftest import RESULT, Submit
+from service.errors import NotFound
+from service.events import ProgressEvent
+from service.queue import JobQueue
+from service.stream import HEARTBEAT, StreamItem, head, replay
+from tests.service.conftest import Submit
 
-STEPS = 4
-
-
-def _step(step: int) -> ProgressEvent:
-    return ProgressEvent(step, STEPS, "restoring", 1000 - step, 0.5, 0.1)
-
-
-def _preview(step: int) -> PreviewEvent:
-    return PreviewEvent(step, STEPS, 64, 48, "image/jpeg")
+PREVIEW = {
+    "type": "preview",
+    "seq": 7,
+    "job_id": "job",
+    "at": 1.5,
+    "step": 2,
+    "steps": 4,
+    "width": 64,
+    "height": 48,
+    "content_type": "image/jpeg",
+}
 
 
-def _brief(item: StreamItem) -> str:
-    """`3 progress 1`, `5 status running`, ... or `heartbeat`."""
-    if item.event is None:
-        return "heartbeat"
-    detail = item.event.get("status") or item.event.get("step") or item.event.get("code") or ""
-    return f"{item.event['seq']} {item.event['type']} {detail}".strip()
+def test_an_event_is_one_block_of_server_sent_events() -> None:
+    item = StreamItem({"type": "status", "seq": 3, "status": "running"})
+    assert item.sse == b'id: 3\nevent: status\ndata: {"type": "status", "seq": 3, ' + (
+        b'"status": "running"}\n\n'
+    )
 
 
-async def _all(items: AsyncIterator[StreamItem]) -> list[str]:
-    return [_brief(item) async for item in items]
+def test_an_event_that_is_not_in_the_log_has_no_id_to_resume_from() -> None:
+    item = StreamItem({"type": "eta", "job_id": "job", "likely_s": 2.0})
+    assert item.seq is None
+    assert item.sse.startswith(b"event: eta\ndata: ")
 
 
-async def _next(items: AsyncIterator[StreamItem]) -> StreamItem:
-    return await asyncio.wait_for(anext(items), 10)
+def test_a_heartbeat_is_a_comment() -> None:
+    assert HEARTBEAT.sse == b": heartbeat\n\n"
 
 
-@pytest.fixture
-async def lease(queue: JobQueue, submit: Submit) -> Lease:
-    """A job in the hands of a worker."""
+def test_a_preview_brings_its_picture_as_a_data_url_or_as_bytes() -> None:
+    item = StreamItem(PREVIEW, b"picture")
+    data = json.loads(item.sse.split(b"data: ", 1)[1])
+    assert data["image"] == "data:image/jpeg;base64," + base64.b64encode(b"picture").decode()
+    assert item.binary.startswith(b"\0\0\0\x04\0\0\0")  # big-endian
+    kind, length = struct.unpack(">II", item.binary[:8])
+    facts = json.loads(item.binary[8 : 8 + length])
+    assert (kind, item.binary[8 + length :]) == (4, b"picture")
+    assert facts == {
+        name: PREVIEW[name] for name in ("job_id", "seq", "step", "steps", "width", "height")
+    } | {"image_type": "image/jpeg"}
+
+
+@pytest.mark.parametrize(
+    ("status", "ends"),
+    [("queued", False), ("running", False), ("canceling", False), ("failed", True)],
+)
+def test_only_a_terminal_status_ends_a_stream(status: str, ends: bool) -> None:
+    assert StreamItem({"type": "status", "status": status}).ends is ends
+
+
+async def test_a_head_says_how_far_a_job_has_come(
+    queue: JobQueue, redis: Redis, submit: Submit
+) -> None:
     await submit()
-    [held] = await queue.claim("w", 1)
-    return held
-
-
-async def test_a_finished_job_is_replayed_and_the_stream_ends(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    await queue.emit(lease, _step(1))
-    await queue.emit(lease, _step(2))
-    await queue.succeed(lease, output_info, RESULT)
-    items = [item async for item in follow(redis, "job")]
-    assert [_brief(item) for item in items] == [
-        "1 status queued",
-        "2 status running",
-        "3 progress 1",
-        "4 progress 2",
-        "5 output",
-        "6 status succeeded",
-    ]
-    event = items[2].event
-    assert event is not None
-    assert event["at"] > 1e9
-    assert event.items() >= {"job_id": "job", "value": 0.25, "stage": "restoring"}.items()
-    assert [item.event["sha256"] for item in items if item.event and "sha256" in item.event] == [
-        output_info.sha256
-    ]
-
-
-@pytest.mark.parametrize("after", [0, 1, 3, 5])
-async def test_a_replay_starts_after_the_last_event_that_was_seen(
-    queue: JobQueue, redis: Redis, lease: Lease, after: int
-) -> None:
-    await queue.emit(lease, _step(1))
-    await queue.fail(lease, ErrorInfo(code="engine_failed", message="no memory"))
-    everything = [
-        "1 status queued",
-        "2 status running",
-        "3 progress 1",
-        "4 error engine_failed",
-        "5 status failed",
-    ]
-    assert await _all(follow(redis, "job", after=after)) == everything[after:]
-
-
-async def test_events_arrive_live_and_the_end_ends_the_stream(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    async with aclosing(follow(redis, "job", after=1)) as items:
-        assert _brief(await _next(items)) == "2 status running"
-        arriving = asyncio.create_task(_next(items))
-        await queue.emit(lease, _step(1))
-        assert _brief(await arriving) == "3 progress 1"
-        arriving = asyncio.create_task(_all(items))
-        await queue.succeed(lease, output_info, RESULT)
-        assert await asyncio.wait_for(arriving, 10) == ["4 output", "5 status succeeded"]
-
-
-async def test_a_stream_outlives_the_loss_of_a_worker(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    await queue.emit(lease, _step(1))
-    await queue.release(lease, count_attempt=True)
-    [second] = await queue.claim("b", 1)
-    await queue.succeed(second, output_info, RESULT)
-    assert await _all(follow(redis, "job", after=3)) == [
-        "4 status queued",
-        "5 status running",
-        "6 output",
-        "7 status succeeded",
-    ]
-
-
-async def test_a_preview_brings_its_picture(queue: JobQueue, redis: Redis, lease: Lease) -> None:
-    async with aclosing(follow(redis, "job", after=2)) as items:
-        for step in (1, 2):
-            await queue.emit(lease, _preview(step), b"frame %d" % step)
-            item = await _next(items)
-            assert _brief(item) == f"{step + 2} preview {step}"
-            assert item.frame == b"frame %d" % step
-
-
-async def test_of_previews_that_pile_up_only_the_newest_is_sent(
-    queue: JobQueue, redis: Redis, lease: Lease
-) -> None:
-    for step in (1, 2, 3):
-        await queue.emit(lease, _step(step))
-        await queue.emit(lease, _preview(step), b"frame %d" % step)
-    async with aclosing(follow(redis, "job", after=2)) as items:
-        seen = [await _next(items) for _ in range(4)]
-    assert [_brief(item) for item in seen] == [
-        "3 progress 1",
-        "5 progress 2",
-        "7 progress 3",
-        "8 preview 3",
-    ]
-    assert [item.frame for item in seen] == [None, None, None, b"frame 3"]
-
-
-async def test_a_preview_replaced_while_it_was_read_is_left_to_its_successor(
-    queue: JobQueue, redis: Redis, lease: Lease
-) -> None:
-    # As when the third preview came between the reading of the log and of the frame.
-    for step in (1, 2, 3):
-        await queue.emit(lease, _preview(step), b"frame %d" % step)
-    await redis.xdel(keys.events("job"), "5-0")
-    async with aclosing(follow(redis, "job", after=2, heartbeat_s=0.02)) as items:
-        assert await _next(items) == HEARTBEAT
-
-
-async def test_the_newest_preview_is_kept_for_those_who_come_after_the_end(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    await queue.emit(lease, _preview(1), b"frame 1")
-    await queue.emit(lease, _preview(2), b"frame 2")
-    await queue.succeed(lease, output_info, RESULT)
-    frames = [item.frame async for item in follow(redis, "job") if item.frame is not None]
-    assert frames == [b"frame 2"]
-
-
-async def test_silence_is_filled_with_heartbeats(redis: Redis, lease: Lease) -> None:
-    async with aclosing(follow(redis, "job", after=2, heartbeat_s=0.02)) as items:
-        assert [await _next(items) for _ in range(3)] == [HEARTBEAT] * 3
-
-
-async def test_a_number_from_the_future_hides_no_event(
-    queue: JobQueue, redis: Redis, lease: Lease
-) -> None:
-    async with aclosing(follow(redis, "job", after=999, heartbeat_s=0.02)) as items:
-        assert await _next(items) == HEARTBEAT
-        await queue.emit(lease, _step(1))
-        while (item := await _next(items)) == HEARTBEAT:
-            pass
-        assert _brief(item) == "3 progress 1"
-
-
-async def test_many_followers_see_the_same_events(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    following = [asyncio.create_task(_all(follow(redis, "job"))) for _ in range(20)]
-    for step in range(1, STEPS + 1):
-        await queue.emit(lease, _step(step))
-    await queue.succeed(lease, output_info, RESULT)
-    seen = await asyncio.wait_for(asyncio.gather(*following), 10)
-    assert all(events == seen[0] for events in seen)
-    assert len(seen[0]) == STEPS + 4
-
-
-async def test_the_log_of_a_talkative_job_is_capped_and_keeps_its_end(
-    queue: JobQueue, redis: Redis, lease: Lease, output_info: OutputInfo
-) -> None:
-    calls = 2 * keys.EVENTS_MAXLEN
-    for _ in range(calls // 100):
-        await asyncio.gather(*(queue.emit(lease, _step(1)) for _ in range(100)))
-    await queue.succeed(lease, output_info, RESULT)
-    kept = [item.event async for item in follow(redis, "job")]
-    # MAXLEN ~ drops whole nodes of the log, of a hundred entries each.
-    assert keys.EVENTS_MAXLEN <= len(kept) <= keys.EVENTS_MAXLEN + 200
-    numbers = [event["seq"] for event in kept if event]
-    assert numbers == list(range(numbers[0], calls + 5))
-    assert kept[-1] is not None
-    assert kept[-1]["status"] == "succeeded"
-
-
-async def test_an_unknown_job_is_not_found(redis: Redis) -> None:
+    await queue.claim("w", 1)
+    now = await head(redis, "job")
+    assert (now.status, now.attempt, now.seq, now.ended) == ("running", 1, 2, False)
     with pytest.raises(NotFound, match="'nobody'"):
-        await anext(follow(redis, "nobody"))
+        await head(redis, "nobody")
 
 
-async def test_a_job_that_vanishes_is_not_found(
-    redis: Redis, lease: Lease, wait_until: WaitUntil
+async def test_what_the_log_no_longer_holds_is_told_before_the_rest(
+    queue: JobQueue, redis: Redis, submit: Submit
 ) -> None:
-    async with aclosing(follow(redis, "job", after=2, heartbeat_s=0.02)) as items:
-        assert await _next(items) == HEARTBEAT
-        await redis.delete(*keys.of_job("job"))
+    await submit()
+    [lease] = await queue.claim("w", 1)
+    for step in (1, 2, 3):
+        await queue.emit(lease, ProgressEvent(step, 4, "restoring"))
+    await redis.xtrim(keys.events("job"), minid="5-0", approximate=False)
+    events = [item.event async for item in replay(redis, "job", 2)]
+    lost, state, last = (event or {} for event in events)
+    assert (lost["type"], lost["code"]) == ("error", "replay_gap")
+    assert lost["message"] == "events 3 to 4 are no longer kept"
+    assert (state["type"], state["status"], "seq" in state) == ("status", "running", False)
+    assert (last["type"], last["seq"]) == ("progress", 5)
 
-        async def vanished() -> bool:
-            try:
-                await _next(items)
-            except NotFound:
-                return True
-            return False
 
-        await wait_until(vanished)
-
-
-async def test_a_stream_says_when_redis_is_away(tmp_path: Path) -> None:
-    client = connect(Settings(redis_url=f"unix://{tmp_path}/nobody.sock"))
-    client.set_retry(Retry(NoBackoff(), 0))  # the outage lasts; retries only take time
-    with pytest.raises(ServerUnavailable):
-        await anext(follow(client, "job"))
-    await client.aclose()
+async def test_a_resume_point_that_is_still_held_leaves_no_gap(
+    queue: JobQueue, redis: Redis, submit: Submit
+) -> None:
+    await submit()
+    await queue.claim("w", 1)
+    await redis.xtrim(keys.events("job"), minid="2-0", approximate=False)
+    assert [item.seq async for item in replay(redis, "job", 1)] == [2]

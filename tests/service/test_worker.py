@@ -132,12 +132,17 @@ async def test_a_worker_whose_lease_is_taken_away_publishes_nothing_more(
     redis: Redis, queue: JobQueue, settings: Settings, wait_until: WaitUntil
 ) -> None:
     folder = Path(settings.model)
+    # A worker learns of its loss when it renews; a server that has just started takes nothing over
+    # before it has been up for one lease.
+    short = settings.model_copy(update={"lease_s": 3.0})
     hasty = JobQueue(redis, settings.model_copy(update={"lease_s": 0.05}))
     await submit(queue, "job")
-    async with worker_here(redis, settings) as worker:
+    async with worker_here(redis, short) as worker:
         with closed_gate(folder, at="step"):
             await wait_until(lambda: diary(folder, "step"))
-            (lease,) = await wait_until(lambda: hasty.claim("thief", 1))
+            await redis.zadd(keys.LEASES, {"job": 0})  # its lease has run out
+            (lease,) = await hasty.claim("thief", 1)
+            await redis.zadd(keys.LEASES, {"job": (await redis.time())[0] + 60})
             before = await events(redis)
             await wait_until(lambda: not worker.runs)
             await flush(worker)

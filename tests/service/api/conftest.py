@@ -20,8 +20,9 @@ from service.api.app import create_app
 from service.api.state import Timing
 from service.events import PreviewEvent, ProgressEvent
 from service.jobs import OutputInfo
-from service.queue import JobQueue, Lease
+from service.queue import JobQueue
 from service.settings import Settings
+from service.work import Lease
 
 # Short enough for tests of patience, long enough for everything else on a busy machine.
 HASTY = Timing(body_s=0.3, send_s=0.3, heartbeat_s=0.1)

@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from service.api.events import preview_frame
 from service.api.state import Timing
 
 FRAME = b"\xff\xd8 a picture \xff\xd9"
@@ -265,28 +264,6 @@ async def test_a_client_that_takes_nothing_is_dropped_and_slows_nobody(
 
     assert received == 12
     assert healthy.close_code == 1000
-
-
-def test_a_preview_frame_is_laid_out_big_endian() -> None:
-    event = {
-        "type": "preview",
-        "job_id": "j",
-        "seq": 9,
-        "at": 1.0,
-        "step": 3,
-        "steps": 20,
-        "width": 8,
-        "height": 4,
-        "content_type": "image/jpeg",
-    }
-
-    frame = preview_frame(event, b"JPEG")
-
-    facts = (
-        b'{"job_id": "j", "seq": 9, "step": 3, "steps": 20, "width": 8, "height": 4, '
-        b'"image_type": "image/jpeg"}'
-    )
-    assert frame == b"\0\0\0\x04" + bytes([0, 0, 0, len(facts)]) + facts + b"JPEG"
 
 
 def test_clients_are_told_of_life_every_ten_seconds_and_given_ten() -> None:

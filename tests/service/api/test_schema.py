@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from service.api import schema
+from service.api.submission import MULTIPART
 from service.jobs import RestoreOptions
 
 
@@ -27,10 +28,25 @@ async def test_every_public_path_is_described(document: dict) -> None:
 
     assert set(operations) == {
         "post /restore",
+        "get /restore",
+        "post /restore/estimate",
         "get /restore/{job_id}",
+        "put /restore/{job_id}",
+        "delete /restore/{job_id}",
         "post /restore/{job_id}/cancel",
         "get /restore/{job_id}/result",
         "get /restore/{job_id}/events",
+        "get /restore/{job_id}/webhook/deliveries",
+        "post /restore/{job_id}/webhook/redeliver",
+        "post /webhooks/test",
+        "post /v1/images/edits",
+        "get /v1/models",
+        "get /v1/models/{model}",
+        "post /sdapi/v1/extra-single-image",
+        "get /sdapi/v1/progress",
+        "get /ops/dead",
+        "post /ops/dead/{job_id}/requeue",
+        "delete /ops/dead/{job_id}",
         "get /livez",
         "get /readyz",
         "get /metrics",
@@ -44,8 +60,13 @@ async def test_both_forms_of_a_submission_describe_every_option(
 ) -> None:
     form = submission(document, media_type)
 
-    assert set(form["properties"]) == {"image", *RestoreOptions.model_fields}
-    assert (form["required"], form["additionalProperties"]) == (["image"], False)
+    address = {"image_url"} if media_type == MULTIPART else set()
+    assert set(form["properties"]) == {"image", *address, *RestoreOptions.model_fields}
+    assert form["additionalProperties"] is False
+    if address:
+        assert form["oneOf"] == [{"required": ["image"]}, {"required": ["image_url"]}]
+    else:
+        assert form["required"] == ["image"]
     for name in RestoreOptions.model_fields:
         field = form["properties"][name]
         assert len(field["description"]) > 15
@@ -88,11 +109,12 @@ async def test_the_json_example_can_be_sent_as_it_is(
 async def test_errors_are_described_as_problems(document: dict) -> None:
     answers = document["paths"]["/restore"]["post"]["responses"]
 
-    assert set(answers) == {"202", "400", "408", "413", "415", "422", "429", "503", "default"}
+    statuses = "200 202 400 401 406 408 413 415 422 429 500 503 default"
+    assert set(answers) == set(statuses.split())
     assert "unsupported_image" in answers["415"]["description"]
     assert "unsupported_media_type" in answers["415"]["description"]
     for status, answer in answers.items():
-        if status != "202":
+        if status not in {"200", "202"}:
             assert set(answer["content"]) == {"application/problem+json"}
 
 

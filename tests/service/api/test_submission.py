@@ -12,9 +12,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from redis.asyncio import Redis
 
+from service import keys
 from service.api.app import create_app
 from service.settings import Settings
+from tests.service.api.expect import assert_problem
 
 LIMIT_BYTES = 100_000
 
@@ -95,7 +98,7 @@ async def test_a_bad_image_is_refused(api: httpx.AsyncClient, kind: str, form: s
         ("seed", str(2**32), "less than or equal to 4294967295"),
         ("preset", "best", "'faithful', 'balanced' or 'fast'"),
         ("color_match", "lab", "'none', 'wavelet' or 'adain'"),
-        ("output_format", "gif", "'png', 'jpeg' or 'webp'"),
+        ("output_format", "gif", "'png', 'jpeg', 'webp' or 'avif'"),
         ("output_quality", "101", "less than or equal to 100"),
         ("priority", "urgent", "'high', 'normal' or 'low'"),
         ("previews", "perhaps", "valid boolean"),
@@ -205,7 +208,7 @@ async def test_another_media_type_is_refused(api: httpx.AsyncClient, media_type:
         (b'{"image": ' + b"[" * 5000, ""),
         (b"{}", "/image"),
         (b'{"image": "abc"}', "/image"),
-        (b'{"image": {"url": "http://169.254.169.254/"}}', "/image/base64"),
+        (b'{"image": {"url": "", "base64": ""}}', "/image/url"),
         (b'{"image": {"base64": "@@@@"}}', "/image/base64"),
         (b'{"image": {"base64": "abc"}}', "/image/base64"),
         ('{"image": {"base64": "äöü="}}'.encode(), "/image/base64"),
@@ -309,3 +312,61 @@ async def test_a_client_that_leaves_during_its_upload_is_no_failure(
     assert answered == []
     assert 'code="499",method="POST",route="/restore"' in counted
     assert "a request failed" not in caplog.text
+
+
+@pytest.fixture
+async def fetching(
+    settings: Settings, photo: bytes
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """A client of a service that fetches from this machine, and the address of a picture there."""
+
+    async def serve_photo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(photo)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + photo)
+        await writer.drain()
+        writer.close()
+
+    target = await asyncio.start_server(serve_photo, "127.0.0.1", 0)
+    app = create_app(settings.model_copy(update={"fetch_private_networks": True}))
+    transport = httpx.ASGITransport(app)
+    async with (
+        target,
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as client,
+    ):
+        yield client, f"http://127.0.0.1:{target.sockets[0].getsockname()[1]}/photo.png"
+
+
+@pytest.mark.parametrize("form", ["multipart", "json"])
+async def test_a_picture_is_fetched_from_its_address(
+    fetching, photo: bytes, redis: Redis, form: str
+) -> None:
+    client, address = fetching
+    if form == "json":
+        answer = await client.post("/restore", json={"image": {"url": address}, "seed": 3})
+    else:
+        parts = {"image_url": (None, address), "seed": (None, "3")}
+        answer = await client.post("/restore", files=parts)
+    assert answer.status_code == 202, answer.text
+    assert await redis.get(keys.source(answer.json()["id"])) == photo
+    assert answer.json()["options"]["seed"] == 3
+
+
+async def test_private_networks_are_not_fetched_from(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/restore", json={"image": {"url": "http://127.0.0.1:8080/"}})
+    assert_problem(answer, 422, "fetch_refused")
+
+
+async def test_a_picture_that_cannot_be_fetched_may_be_tried_again(fetching) -> None:
+    client, _ = fetching
+    answer = await client.post("/restore", json={"image": {"url": "http://127.0.0.1:9/"}})
+    assert assert_problem(answer, 422, "fetch_failed")["retryable"] is True
+
+
+@pytest.mark.parametrize("url", ["", "http://example.org/" + "a" * 2048])
+async def test_an_address_of_a_wrong_length_is_named(api: httpx.AsyncClient, url: str) -> None:
+    as_json = await api.post("/restore", json={"image": {"url": url}})
+    as_form = await api.post("/restore", files={"image_url": (None, url)})
+    assert as_json.json()["errors"][0]["pointer"] == "/image/url"
+    assert as_form.status_code == 422

@@ -1,0 +1,1 @@
+"""Load on a real service, measured; figures and limits are in docs/scaling.md."""

@@ -1,0 +1,67 @@
+"""The service's processes, for measurements: one API, some workers, on a private server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from service.lifeline import tied_to_me
+
+_START_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """An API process that listens."""
+
+    pid: int
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def process(name: str, *flags: str) -> Generator[subprocess.Popen[bytes]]:
+    """`instantir NAME FLAGS` for as long as the block lasts."""
+    command = [sys.executable, "-m", "service.cli", name, *flags, "--log-level", "WARNING"]
+    made = subprocess.Popen(command, preexec_fn=tied_to_me())
+    try:
+        yield made
+    finally:
+        made.terminate()
+        made.wait()
+
+
+@contextmanager
+def api(address: str, *flags: str) -> Generator[Api]:
+    """An API process that answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with process("api", "--port", str(port), "--redis-url", address, *flags) as made:
+        found = Api(made.pid, port)
+        until_ok(f"{found.url}/livez")
+        yield found
+
+
+def until_ok(url: str) -> None:
+    """Until an address answers well. Raises TimeoutError."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(f"{url} did not answer within {_START_S:g} s")
