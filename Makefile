@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval studies clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval studies loadtest clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -59,6 +59,9 @@ eval: ready-dev ## quality of a model and its peers on photographs (MODEL=nano, 
 
 studies: ready-dev ## studies of the paper's claims with plots into docs/studies (MODEL=nano; ARGS=...)
 	$(PYTHON_BIN) -m evals.studies --model $(MODEL) --photos $(PHOTOS)/test $(ARGS)
+
+loadtest: ready-dev ## followers of one API process: delay and memory (ARGS="--streams 1000 --jobs 1")
+	$(PYTHON_BIN) -m loadtests.fanout $(ARGS)
 
 clean: ## remove caches and reports; .venv stays
 	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -49,20 +49,21 @@ raise SystemExit('torch==' + v('torch').partition('+')[0] != '$torch')" 2> /dev/
   fi
 }
 
-# Installs the package of a missing command where root and apt allow; tests do without otherwise.
-system_command() {
-  local command=$1 without=$2
-  if command -v "$command" > /dev/null; then
+# Installs a package whose command (or file) is missing where root and apt allow; tests do without
+# it otherwise.
+system_package() {
+  local package=$1 made=$2 without=$3
+  if command -v "$made" > /dev/null || [ -e "$made" ]; then
     return
   elif [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
-    say "no $command, and no root or no apt-get to install it: $without"
+    say "no $package, and no root or no apt-get to install it: $without"
     return
   fi
-  say "installing the system package $command"
+  say "installing the system package $package"
   # RUNLEVEL keeps the package from starting a server of its own.
   { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "$command"; } > /dev/null 2>&1 ||
-    say "$command could not be installed: $without"
+    apt-get install -y -qq --no-install-recommends "$package"; } > /dev/null 2>&1 ||
+    say "$package could not be installed: $without"
 }
 
 if is_ready "$kind" || is_ready dev; then
@@ -81,8 +82,11 @@ say "installing this project"
 # A second --quiet: setuptools warns at length about editable installs as such.
 pip_install --quiet --no-deps --no-build-isolation --editable .
 if [ "$kind" = dev ]; then
-  system_command chromium "tests of the page in a browser will be skipped"
-  system_command redis-server "tests of the queue run on Valkey alone"
+  system_package chromium chromium "tests of the page in a browser will be skipped"
+  system_package redis-server redis-server "tests of the queue run on Valkey alone"
+  system_package curl curl "the test with curl will be skipped"
+  system_package nodejs node "the test with Node will be skipped"
+  system_package node-ws /usr/share/nodejs/ws "the test with Node will be skipped"
 fi
 stamp_of "$kind" > ".venv/.ready-$kind"
 say "done ($kind)"
