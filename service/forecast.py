@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.jobs import Eta
-from service.work import Load, Loaded
+from service.work import SIZED, Load, Loaded
 
 MOST_WAITING: Final = 500  # simulated one by one; those behind them are as the mean of these
 _FEW: Final = 10  # predictions judged, before their errors say how wide the band is
 _UNPROVEN: Final = 0.5  # half width of the band until then, as a share
 _LEAST: Final = 0.1
+_OF_A_STEP: Final = 0.9  # at most, while its end is not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +44,37 @@ class Line:
             return cls(0.0, y / x, steps / n)
         return cls(intercept, slope, steps / n)
 
+    @classmethod
+    def level(cls, sums: Sequence[float]) -> Line:
+        """The mean, for jobs whose pictures are of about one size; sums as for `of`."""
+        n, _, y, _, _, steps = sums
+        return cls(y / n, 0.0, steps / n)
+
     def seconds(self, pixels: int) -> float:
         """What a job with a picture of so many pixels costs."""
         return self.intercept_s + self.slope_s * pixels
 
 
 class CostModel:
-    """What jobs cost, by kind; a kind not seen yet costs what all others do on average."""
+    """What jobs cost, by kind and size class.
+
+    A class not seen yet lies on the line of its kind, a new kind on that of all others.
+    """
 
     def __init__(self, costs: Mapping[str, Sequence[float]]) -> None:
-        self._lines = {kind: Line.of(sums) for kind, sums in costs.items() if sums[1] > 0}
-        every = [sum(column) for column in zip(*costs.values(), strict=True)]
+        self._lines = {
+            kind: Line.level(sums) if SIZED in kind else Line.of(sums)
+            for kind, sums in costs.items()
+            if sums[1] > 0
+        }
+        kinds = [sums for kind, sums in costs.items() if SIZED not in kind]
+        every = [sum(column) for column in zip(*kinds, strict=True)]
         self._any = Line.of(every) if every and every[1] > 0 else None
 
     def line(self, pace_key: str) -> Line | None:
         """The line of a kind; None while no job has been finished at all."""
-        return self._lines.get(pace_key, self._any)
+        kind, _, _ = pace_key.partition(SIZED)
+        return self._lines.get(pace_key) or self._lines.get(kind, self._any)
 
 
 @dataclass(slots=True)
@@ -66,6 +82,7 @@ class _Job:
     job_id: str
     steps: float  # left
     step_s: float
+    since_s: float  # in the step at hand
 
     @classmethod
     def of(cls, job: Loaded, model: CostModel) -> _Job | None:
@@ -74,7 +91,7 @@ class _Job:
             return None
         steps = max(1.0, line.steps)
         left = max(0.25, steps * (1.0 - job.done))
-        return cls(job.job_id, left, line.seconds(job.pixels) / steps)
+        return cls(job.job_id, left, line.seconds(job.pixels) / steps, job.since_s)
 
 
 @dataclass(slots=True)
@@ -83,6 +100,12 @@ class _Worker:
 
     at: float
     jobs: list[_Job]
+
+    def catch_up(self) -> None:
+        """Count what was done of the steps at hand, as nobody tells before they have ended."""
+        round_s = sum(job.step_s for job in self.jobs)
+        for job in self.jobs:
+            job.steps -= min(job.since_s / round_s, _OF_A_STEP * min(1.0, job.steps))
 
     def finish_first(self) -> tuple[float, list[_Job]]:
         """Play rounds until the first of its jobs has no step left; when, and which have ended."""
@@ -108,6 +131,8 @@ def simulate(load: Load, model: CostModel, slots: Sequence[int]) -> dict[str, fl
     owned = sorted(held.values(), key=len, reverse=True)
     rest = [list[_Job]() for _ in range(max(0, len(slots) - len(owned)))]
     workers = [_Worker(0.0, jobs) for jobs in (*owned, *rest)]
+    for worker in workers:
+        worker.catch_up()
     sizes = sorted(slots, reverse=True) + [max(slots)] * max(0, len(workers) - len(slots))
     waiting = [job for row in load.waiting if (job := _Job.of(row, model)) is not None]
     return _play(workers, sizes, waiting)
@@ -116,10 +141,10 @@ def simulate(load: Load, model: CostModel, slots: Sequence[int]) -> dict[str, fl
 def _play(workers: list[_Worker], sizes: list[int], waiting: list[_Job]) -> dict[str, float]:
     ends: dict[str, float] = {}
     queue = iter(waiting)
-    # Free slots are taken in turns, as idle workers claim at the same time.
-    for _ in range(max(sizes)):
+    # Of the workers with a free slot, the one that holds least goes first.
+    for held in range(max(sizes)):
         for worker, size in zip(workers, sizes, strict=True):
-            if len(worker.jobs) < size and (job := next(queue, None)) is not None:
+            if len(worker.jobs) == held < size and (job := next(queue, None)) is not None:
                 worker.jobs.append(job)
     heap = [(_next_end(worker), index) for index, worker in enumerate(workers) if worker.jobs]
     heapq.heapify(heap)

@@ -360,9 +360,9 @@ class JobQueue:
 
 
 def _loaded(row: list[bytes]) -> Loaded:
-    job_id, pace, pixels, owner, progress = (field.decode() for field in row)
+    job_id, pace, pixels, owner, progress, since_s = (field.decode() for field in row)
     done = float(json.loads(progress)["value"]) if progress else 0.0
-    return Loaded(job_id, pace, int(pixels), owner, done)
+    return Loaded(job_id, pace, int(pixels), owner, done, float(since_s or 0.0))
 
 
 def job_of(job_id: str, record: dict[bytes, bytes]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,6 +15,14 @@ _DECIDES: Final = {
     *("preset", "prompt", "negative_prompt", "steps", "guidance_scale", "preview_start"),
     *("creative_start", "adaptive", "seed", "color_match", "output_format", "output_quality"),
 }
+
+
+SIZED: Final = "@"
+
+
+def _size_class(pixels: int) -> int:
+    """Quarters of an octave: models pad pictures, so their cost goes with the size in steps."""
+    return round(4 * math.log2(max(1, pixels)))
 
 
 class LeaseState(StrEnum):
@@ -47,11 +56,12 @@ class Submission:
 
     @property
     def pace_key(self) -> str:
-        """Jobs of one key cost alike, but for the size of their pictures."""
+        """Jobs of one key cost alike; up to SIZED, but for the size of their pictures."""
         options = self.options
         guided = options.guidance_scale is not None and options.guidance_scale > 1
         named = (options.preset or "default", options.steps or "own", options.adaptive)
-        return "/".join(map(str, (*named, guided, options.previews)))
+        kind = "/".join(map(str, (*named, guided, options.previews)))
+        return f"{kind}{SIZED}{_size_class(self.source.width * self.source.height)}"
 
     @property
     def cache_key(self) -> str:
@@ -87,6 +97,7 @@ class Loaded:
     pixels: int
     owner: str  # "" while it waits
     done: float  # share of its steps
+    since_s: float = 0.0  # when that was told
 
 
 @dataclass(frozen=True, slots=True)

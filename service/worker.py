@@ -48,6 +48,7 @@ _IDLE_POLL_S = 1.0  # how often an idle worker looks for expired leases of other
 _REDIS_PAUSE_S = 0.5
 _FIRST_PAUSE_S = 0.2  # before a lost executor is started again, doubled each time
 _LAST_PAUSE_S = 30.0
+_POLITE_S = 0.02
 _LAST_CLAIM_S = 5.0  # a claim in flight when we stop; cut off later, its lease would just expire
 _LOAD_TIMEOUT_S = 1800.0  # building engines for a new GPU takes many minutes
 
@@ -104,8 +105,15 @@ class Worker:
                 for task in list(self._tasks):
                     await tasks.end(task)
                 await asyncio.sleep(0)  # their callbacks take them off the list
+            await self._say_goodbye()
         if self._broken_by is not None:
             raise self._broken_by
+
+    async def _say_goodbye(self) -> None:
+        """The last beat: not ready any more."""
+        with suppress(ServerUnavailable, TimeoutError), unavailable_when_away():
+            async with asyncio.timeout(_LAST_CLAIM_S):
+                await self._queue.beat(self.worker_id, self._state())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -152,6 +160,8 @@ class Worker:
     async def _wait_for_work(self) -> None:
         poll_s = min(_IDLE_POLL_S, self._settings.lease_s / _BEATS_PER_LEASE)
         await _first(self._queue.wait_for_work(poll_s), self._stop, None)
+        # Every worker hears the bell; who holds less goes first.
+        await asyncio.sleep(_POLITE_S * len(self.runs))
 
     def _take(self, lease: Lease, asked_at: float) -> None:
         run = Run(next(self._numbers), lease, self._queue, _FENCE * self._settings.lease_s)

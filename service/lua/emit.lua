@@ -5,7 +5,9 @@
 local id, kind = ARGV[1], ARGV[4]
 if not held(id, ARGV[2], ARGV[3]) then return 0 end
 local seq = append(id, kind, ARGV[5])
-if kind == 'progress' then redis.call('HSET', KEY.job .. id, 'progress', ARGV[5]) end
+if kind == 'progress' then
+  redis.call('HSET', KEY.job .. id, 'progress', ARGV[5], 'progressed_at', now())
+end
 if ARGV[6] ~= '' then
   redis.call('HSET', KEY.preview .. id, 'seq', seq, 'frame', ARGV[6])
   redis.call('EXPIRE', KEY.preview .. id, ALIVE_S)

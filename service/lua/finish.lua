@@ -5,7 +5,7 @@
 -- ('' where they are kept elsewhere), seconds of the executor's time and steps ('' if unknown).
 -- Returns 1 if the job ended as asked (also when asked again), else 0.
 
--- What jobs of a kind cost, against their pixels: decaying sums for a line, and the mean of steps.
+-- What jobs of a kind (with its size class, and without) cost, against their pixels: decaying sums for a line, and the mean of steps.
 local function learn(kind, x, y, steps)
   local sums = cjson.decode(redis.call('HGET', COSTS, kind) or '[0,0,0,0,0,0]')
   local values = {1, x, y, x * x, x * y, steps}
@@ -41,7 +41,11 @@ append(id, 'output', ARGV[5])
 close(id, to)
 judge(id)
 local job = redis.call('HMGET', key, 'pace', 'pixels', 'cache', 'fingerprint')
-if ARGV[7] ~= '' then learn(job[1], tonumber(job[2]), tonumber(ARGV[7]), tonumber(ARGV[8])) end
+if ARGV[7] ~= '' then
+  for _, kind in ipairs({job[1], job[1]:match('^[^@]*')}) do
+    learn(kind, tonumber(job[2]), tonumber(ARGV[7]), tonumber(ARGV[8]))
+  end
+end
 if job[3] ~= '' and job[4] then
   redis.call('SET', KEY.cache .. job[3] .. ':' .. job[4], id, 'EX', RETENTION_S)
 end

@@ -112,7 +112,7 @@ local function nudge() announce(NUDGE) end
 -- Puts a job that was held back into its queue: before all that came later, as it keeps its tag.
 local function requeue(id)
   local key = KEY.job .. id
-  redis.call('HDEL', key, 'owner', 'started_at', 'progress')
+  redis.call('HDEL', key, 'owner', 'started_at', 'progress', 'progressed_at')
   redis.call('ZREM', LEASES, id)
   if not move(id, 'queued') then return end
   local job = redis.call('HMGET', key, 'priority', 'tag')

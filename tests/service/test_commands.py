@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service import tasks
 from service.cli import main
 from service.client.folders import STATE
 from service.jobs import ErrorInfo
@@ -59,7 +60,7 @@ async def busy(worker: Worker, queue: JobQueue, wait_until: WaitUntil) -> AsyncI
 
     task = asyncio.create_task(work())
     yield done
-    task.cancel()
+    await tasks.end(task)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Forecasts from costs and a simulated fleet."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.forecast import CostModel, Line, band, simulate
@@ -17,7 +19,8 @@ def job(name: str, pixels: int = 100, owner: str = "", done: float = 0.0) -> Loa
 
 
 # A job costs a second for every hundred pixels, in ten steps.
-MODEL = CostModel({"kind": sums((100, 1.0, 10), (300, 3.0, 10))})
+MODEL_SUMS = sums((100, 1.0, 10), (300, 3.0, 10))
+MODEL = CostModel({"kind": MODEL_SUMS})
 
 
 def test_a_line_goes_through_what_was_measured() -> None:
@@ -46,6 +49,23 @@ def test_an_unknown_kind_costs_what_all_others_do() -> None:
     assert CostModel({}).line("a") is None
 
 
+def test_a_size_that_was_seen_costs_what_it_did_and_another_lies_on_the_line() -> None:
+    padded = {"kind@27": sums((100, 2.0, 10), (110, 2.2, 10)), "kind": MODEL_SUMS}
+    model = CostModel(padded)
+    seen, between = model.line("kind@27"), model.line("kind@30")
+    assert seen is not None
+    assert between is not None
+    assert seen.seconds(100) == pytest.approx(2.1)
+    assert between.seconds(200) == pytest.approx(2.0)
+
+
+def test_sizes_do_not_count_twice_for_an_unknown_kind() -> None:
+    model = CostModel({"kind@27": sums((100, 9.0, 10)), "kind": sums((100, 1.0, 10))})
+    line = model.line("other@27")
+    assert line is not None
+    assert line.seconds(100) == pytest.approx(1.0)
+
+
 def test_a_worker_steps_what_it_holds_together() -> None:
     load = Load([job("a", owner="w"), job("b", 200, owner="w")], [], 0)
     # Ten rounds of 0.1 s and 0.2 s: both end with the last one.
@@ -56,6 +76,18 @@ def test_what_was_done_already_is_not_done_again() -> None:
     load = Load([job("a", owner="w", done=0.5), job("b", owner="w")], [], 0)
     # Five rounds of both, then five of b alone.
     assert simulate(load, MODEL, [2]) == pytest.approx({"a": 1.0, "b": 1.5})
+
+
+def test_what_was_done_of_a_step_before_it_is_told_counts() -> None:
+    load = Load([replace(job("a", owner="w"), since_s=0.05)], [], 0)
+    assert simulate(load, MODEL, [1]) == pytest.approx({"a": 0.95})
+    silent = Load([replace(job("a", owner="w"), since_s=60.0)], [], 0)
+    assert simulate(silent, MODEL, [1]) == pytest.approx({"a": 0.91})
+
+
+def test_who_holds_least_takes_the_next_job() -> None:
+    load = Load([job("a", owner="w")], [job("b")], 1)
+    assert simulate(load, MODEL, [2, 2]) == pytest.approx({"a": 1.0, "b": 1.0})
 
 
 def test_waiting_jobs_take_the_slots_that_come_free_in_their_order() -> None:

@@ -105,7 +105,9 @@ async def api(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def serve(settings: Settings) -> AsyncGenerator[Live]:
     """The app behind uvicorn on a free port, with little patience."""
     app = create_app(settings, HASTY)
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on")
+    config = uvicorn.Config(
+        app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -114,7 +116,11 @@ async def serve(settings: Settings) -> AsyncGenerator[Live]:
     try:
         yield Live(app, server.servers[0].sockets[0].getsockname()[1])
     finally:
-        server.should_exit = server.force_exit = True
+        # Requests that still stream must have left before the app ends its connections.
+        for request in (left := [*server.server_state.tasks]):
+            request.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        server.should_exit = True
         await running
 
 

@@ -61,7 +61,7 @@ def api(settings: Settings) -> Iterator[str]:
     while not server.started:
         pause.wait(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = server.force_exit = True
+    server.should_exit = True
     thread.join()
 
 
