@@ -12,6 +12,8 @@ OUT ?= runs
 PRESET ?= nano
 # glibc would give every large tensor's memory back to the system, and clear it again for the next.
 keep_memory = MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
+# One process per core; more threads in each would only wait for one another.
+pytest = OMP_NUM_THREADS=1 $(PYTHON_BIN) -m pytest --numprocesses auto --dist worksteal
 serve_flags = --port $(PORT) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 help: ## list the targets
@@ -29,11 +31,11 @@ serve: ready-runtime ## everything on one machine (PORT=8000, DATA_DIR=...)
 	.venv/bin/instantir serve $(serve_flags)
 
 test: ready-dev ## all tests: the fast ones, then the slow ones
-	$(PYTHON_BIN) -m pytest -m "not slow and not e2e"
-	$(PYTHON_BIN) -m pytest -m "slow or e2e"
+	$(pytest) -m "not slow and not e2e"
+	$(pytest) -m "slow or e2e"
 
 test-fast: ready-dev ## the fast tests alone
-	$(PYTHON_BIN) -m pytest -m "not slow and not e2e"
+	$(pytest) -m "not slow and not e2e"
 
 check: ready-dev ## lint, format, types, import rules (style rules are in tests/test_style.py)
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

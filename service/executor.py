@@ -172,6 +172,11 @@ class _Active:
     cost_s: float
     previewed_at: float | None = None
 
+    @property
+    def pixels(self) -> int:
+        """What its share of a step taken with others is reckoned by."""
+        return self.picture.rgb.width * self.picture.rgb.height
+
 
 class Executor:
     """The step loop over one pipe and one restorer."""
@@ -240,8 +245,9 @@ class Executor:
         infos = _attempt(lambda: self._restorer.step([active.restoration for active in batch]))
         took_s = time.monotonic() - began
         self._send(Stepped(len(batch), took_s))
+        pixels = sum(active.pixels for active in batch)
         for active in batch:
-            active.cost_s += took_s / len(batch)
+            active.cost_s += took_s * active.pixels / pixels
         if not isinstance(infos, Exception):
             for active, info in zip(batch, infos, strict=True):
                 self._report(active, info)

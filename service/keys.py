@@ -28,6 +28,7 @@
 | accuracy         | list   | how far the last predictions were off        | alive                 |
 | pace             | hash   | moving mean of the seconds a job runs        | retention             |
 | worker:ID        | hash   | a worker's last heartbeat                    | one lease             |
+| claim:ID         | string | what a worker's last claim took              | one lease             |
 | workers          | zset   | worker ids by last heartbeat                 | one lease             |
 
 "alive" is the generous lifetime of an unfinished job, refreshed by submit, claim, renew and
@@ -133,6 +134,11 @@ def job(job_id: str) -> str:
 def events(job_id: str) -> str:
     """Stream with the job's events."""
     return prefix("events") + job_id
+
+
+def claim(worker_id: str) -> str:
+    """What a worker's last claim took, should its answer be lost."""
+    return prefix("claim") + worker_id
 
 
 def preview(job_id: str) -> str:

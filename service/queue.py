@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from typing import Any, Final, cast
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
@@ -49,6 +50,7 @@ class JobQueue:
         self._settings = settings
         self._blobs = blobs or RedisBlobStore(redis, settings)
         self._scripts = Scripts(redis, settings)
+        self._unheard: dict[str, str] = {}  # claims that were not answered, by worker
         self._heard = {keys.BELL: b"0-0", keys.NUDGE: b"0-0"}  # the last news of each
 
     async def submit(self, job_id: str, asked: Submission) -> Admission:
@@ -194,12 +196,21 @@ class JobQueue:
             return await self._scripts.run("watch", keys.of_job(job_id), args) == 1
 
     async def claim(self, worker_id: str, n: int) -> list[Lease]:
-        """Leases at most `n` jobs, by priority and then by fair share."""
+        """Leases at most `n` jobs, by priority and then by fair share.
+
+        What a call took whose answer was lost, the worker's next call is given again.
+        """
         if n <= 0:
             return []
-        reply = await self._scripts.run(
-            "claim", keys.queues(), [worker_id, n, int(self._blobs.inline)]
-        )
+        name = self._unheard.pop(worker_id, None) or uuid4().hex
+        where = [*keys.queues(), keys.claim(worker_id)]
+        reply: Reply = None
+        try:
+            arguments: list[Argument] = [worker_id, n, int(self._blobs.inline), name]
+            reply = await self._scripts.run("claim", where, arguments)
+        finally:
+            if reply is None:
+                self._unheard[worker_id] = name
         return [
             Lease(
                 job_id=job_id.decode(),

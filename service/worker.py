@@ -73,6 +73,7 @@ class Worker:
         self._queue = queue
         self._blobs = blobs
         self._drain_s = drain_s
+        self._fence_s = _FENCE * settings.lease_s
         self._numbers = itertools.count(1)
         self._stop = asyncio.Event()
         self._leave_now = False
@@ -150,7 +151,10 @@ class Worker:
                     asked_at = time.monotonic()
                     leases = await self._queue.claim(self.worker_id, self._free_slots())
                     for lease in leases:
-                        self._take(lease, asked_at)
+                        if time.monotonic() - asked_at < self._fence_s:
+                            self._take(lease, asked_at)
+                        else:  # the answer took so long that the lease may have run out
+                            await self._queue.release(lease, count_attempt=False)
                     if not leases:
                         await self._wait_for_work()
             except ServerUnavailable as error:
@@ -164,7 +168,7 @@ class Worker:
         await asyncio.sleep(_POLITE_S * len(self.runs))
 
     def _take(self, lease: Lease, asked_at: float) -> None:
-        run = Run(next(self._numbers), lease, self._queue, _FENCE * self._settings.lease_s)
+        run = Run(next(self._numbers), lease, self._queue, self._fence_s)
         run.renewed_at = asked_at
         self.runs[run.number] = run
         run.task = self._spawn(self._work(run))

@@ -1,10 +1,19 @@
 #!lua flags=allow-oom
 -- Leases at most n jobs to a worker, high priority first, each priority by virtual time.
--- KEYS: every queue in claim order. (The jobs' own keys are only known inside.)
--- ARGV: worker, n, '1' if uploads are kept in this server else '0'.
--- Returns {{id, attempt, options}, ...}.
-local worker, n, taken = ARGV[1], tonumber(ARGV[2]), {}
+-- KEYS: every queue in claim order, the worker's claim. (The jobs' own keys are only known inside.)
+-- ARGV: worker, n, '1' if uploads are kept in this server else '0', the claim's name.
+-- Returns {{id, attempt, options}, ...}; asked again by the same name, what is still held of it.
+local worker, n, taken, name = ARGV[1], tonumber(ARGV[2]), {}, ARGV[4]
+local memory = KEYS[#KEYS]
 sweep()
+
+local last = cjson.decode(redis.call('GET', memory) or '{}')
+if last.name == name then
+  for _, lease in ipairs(last.taken) do
+    if held(lease[1], worker, tostring(lease[2])) then taken[#taken + 1] = lease end
+  end
+  return taken
+end
 
 local function take(id, tag, priority)
   local key = KEY.job .. id
@@ -33,5 +42,8 @@ for _, priority in ipairs(PRIORITIES) do
     if #first == 0 then break end
     take(first[1], first[2], priority)
   end
+end
+if #taken > 0 then
+  redis.call('SET', memory, cjson.encode({name = name, taken = taken}), 'PX', LEASE_MS)
 end
 return taken

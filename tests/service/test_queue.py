@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError
 
 from service import keys
-from service.connection import connect
+from service.connection import connect, unavailable_when_away
 from service.errors import NotFound, QueueFull, ServerUnavailable
 from service.events import PreviewEvent, ProgressEvent
 from service.jobs import ErrorInfo, JobStatus, OutputInfo, RestoreOptions, SourceInfo
@@ -121,6 +121,27 @@ async def test_a_claim_never_takes_more_than_asked(queue: JobQueue, submit: Subm
         await submit(f"job{i}", priority=priority)
     assert len(await queue.claim("w", n)) == max(0, min(n, 5))
     assert (await queue.depth())["running"] == max(0, min(n, 5))
+
+
+async def test_a_claim_whose_answer_was_lost_is_answered_again(
+    redis: Redis, queue: JobQueue, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit("one")
+    await submit("two")
+    answer = redis.evalsha
+
+    async def lost(*args: Any) -> None:
+        await answer(*args)
+        raise ConnectionError("the answer was lost")
+
+    with monkeypatch.context() as away:
+        away.setattr(redis, "evalsha", lost)
+        with pytest.raises(ServerUnavailable), unavailable_when_away():
+            await queue.claim("w", 1)
+    [again] = await queue.claim("w", 1)
+    [fresh] = await queue.claim("w", 1)
+    assert (again.job_id, again.attempt) == ("one", 1)
+    assert (fresh.job_id, fresh.attempt) == ("two", 1)
 
 
 async def test_claimers_never_share_a_job(queue: JobQueue, submit: Submit) -> None:

@@ -56,7 +56,7 @@ async def test_a_running_job_has_a_time_that_falls_with_its_progress(
     async def half_done() -> bool:
         job = (await api.get(f"/restore/{job_id}")).json()
         assert job["position"] is None
-        return job["eta"]["likely_s"] == pytest.approx(COST_S / 2, rel=0.1)
+        return COST_S / 4 < job["eta"]["likely_s"] <= COST_S / 2
 
     await wait_until(half_done)
 

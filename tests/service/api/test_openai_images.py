@@ -23,6 +23,11 @@ FRAMES = [b"\xff\xd8 one", b"\xff\xd8 two", b"\xff\xd8 three", b"\xff\xd8 four"]
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"disconnect_grace_s": 0.1})
+
+
+@pytest.fixture
 async def client(live, queue: JobQueue) -> AsyncIterator[AsyncOpenAI]:
     await queue.beat("one", READY)
     async with of(live) as made:
@@ -205,4 +210,4 @@ async def test_who_leaves_cancels(client, asking, queue, claimed, wait_until) ->
         await queue.sweep()
         return (await queue.get(lease.job_id)).status == "canceling"
 
-    await wait_until(canceling, timeout_s=20.0)
+    await wait_until(canceling)
