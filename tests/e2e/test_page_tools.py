@@ -159,7 +159,8 @@ def test_escape_keeps_a_running_job_that_was_about_to_be_removed(guest: Visit, s
         assert guest.shelf() == ["city.jpg"]
         job = guest.job_id()
         guest.page.get_by_role("button", name="Remove city.jpg").click()
-        guest.page.get_by_role("button", name="Stop and remove").click()
+        with guest.page.expect_response(f"**/restore/{job}/cancel"):
+            guest.page.get_by_role("button", name="Stop and remove").click()
         playwright.expect(guest.at("#shelf")).to_be_hidden()
     answer = guest.page.request.get(f"{slow.url}/restore/{job}")
     assert answer.json()["status"] in {"canceling", "canceled"}
