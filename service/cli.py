@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ _NOT_FOR_FILES = frozenset(
     | {"cache", "metadata", "webhook"}
 )
 _GRACEFUL_S = 5  # open streams get this long after SIGTERM; clients resume by event id
+_HEARD_BYTES = 4096  # of a websocket's message to us, which nobody reads
 
 
 class _UsageError(Exception):
@@ -164,7 +166,12 @@ def _api(args: argparse.Namespace) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACEFUL_S,
+        ws_max_size=_HEARD_BYTES,
+        ws_per_message_deflate=False,  # pictures are compressed, and each stream would need 300 KB
     )
+    # What is there now stays; a search for garbage among it would hold up every stream.
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(config).run(sockets=[listener])
 
 

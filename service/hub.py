@@ -158,16 +158,21 @@ class Hub:
                     yield [item]
                     if item.ends and item.seq:
                         return
+                    # Thousands of silent streams would each keep the last picture they sent.
+                    del item
                 if silent:
                     yield [HEARTBEAT]
                 reader.behind = False
                 while batch := await reader.next(heartbeat_s):
-                    if fresh := [i for i in batch if i.seq is None or i.seq > position]:
-                        position = max(position, *(i.seq or 0 for i in fresh))
-                        yield fresh
                     # What is told live may have come behind the log's last event.
-                    if any(item.ends for item in batch):
+                    ends = any(item.ends for item in batch)
+                    batch = [i for i in batch if i.seq is None or i.seq > position]
+                    if batch:
+                        position = max(position, *(i.seq or 0 for i in batch))
+                        yield batch
+                    if ends:
                         return
+                    del batch
                 silent = not reader.behind
                 position = min(position, (await head(self._redis, job_id)).seq)
 

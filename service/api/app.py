@@ -21,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from service import tasks
 from service.api import (
@@ -38,7 +39,7 @@ from service.api import (
 from service.api.forecasts import Forecasts
 from service.api.openai_errors import in_their_words
 from service.api.pages import build_pages
-from service.api.state import Services, Timing
+from service.api.state import Services, Timing, services
 from service.api.views import view_at
 from service.connection import connect
 from service.errors import ServerUnavailable, ServiceError
@@ -177,14 +178,19 @@ async def _keep_house(queue: JobQueue, blobs: BlobStore) -> None:
 
 
 class Door:
-    """Around every request: its id, its count, and an answer even when we fail."""
+    """Around every request: its id, its count, its stream, and an answer even when we fail."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; everything but HTTP passes through."""
+        """Serve one request or websocket."""
+        if scope["type"] == "websocket":
+            # Past the framework, whose layers would cost every stream.
+            socket = WebSocket(scope, receive, send)
+            await events.progress(socket, services(socket))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -203,6 +209,9 @@ class Door:
 
         try:
             await self._app(scope, receive, send_marked)
+            stream: events.Stream | None = scope["state"].pop("stream", None)
+            if stream is not None:
+                await stream.send(receive, send_marked)
         except ClientDisconnect:
             answered.append(_CLIENT_LEFT)
         except Exception as error:  # the last handler: whatever it is, the client is told

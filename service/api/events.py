@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
-from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.api import schema
@@ -31,6 +31,7 @@ CLOSE_BAD_REQUEST = 4400
 CLOSE_UNAUTHORIZED = 4401
 CLOSE_NOT_FOUND = 4404
 
+_PROGRESS = re.compile("/restore/([^/]+)/progress")
 _AFTER = "Only events with a `seq` above this one; 0 is all of them."
 
 
@@ -88,29 +89,42 @@ def streamed(
     content: AsyncIterator[bytes], send_s: float, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Server-sent events as an answer, for clients that take each within `send_s` seconds."""
-    return _EventStream(content, send_s, headers or {})
+    return Stream(content, send_s, headers or {})
 
 
-class _EventStream(StreamingResponse):
-    """A stream that gives up on a client which takes nothing for `send_s` seconds."""
+class Stream(Response):
+    """An answer without end, which the door sends when the framework has done its part.
+
+    The framework's two dozen frames would be kept for each of thousands of streams, and be walked
+    through for each event.
+    """
+
+    media_type = "text/event-stream"
 
     def __init__(
         self, content: AsyncIterator[bytes], send_s: float, headers: Mapping[str, str]
     ) -> None:
         headers = {**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(content, headers=headers, media_type="text/event-stream")
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._content = content
         self._send_s = send_s
 
-    async def stream_response(self, send: Send) -> None:
-        patience = Patience(self._send_s)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Leaves itself to the door."""
+        scope["state"]["stream"] = self
 
-        async def send_in_time(message: Any) -> None:
-            with patience:
-                await send(message)
-
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Sends it all, unless the client leaves or takes nothing for `send_s` seconds."""
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
         try:
-            with patience.watching():
-                await super().stream_response(send_in_time)
+            async with Patience(self._send_s, receive) as patience:
+                async for body in self._content:
+                    with patience:
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                    del body  # thousands are not kept until the next one
+            await send({"type": "http.response.body"})
         except TimeoutError:
             logger.info("an event stream was dropped: its client took nothing in time")
 
@@ -123,50 +137,46 @@ async def _sse(services: Services, job_id: str, counted: bool, after: int) -> As
             async with following(services, job_id, counted):
                 async for batch in batches:
                     yield b"".join(item.sse for item in batch)
+                    del batch
         except (NotFound, ServerUnavailable) as error:
             # The client reconnects with the last id and learns what is the matter as a status.
             logger.info("an event stream ended early: %s", error)
 
 
-@router.websocket("/restore/{job_id}/progress")
-async def progress(socket: WebSocket, job_id: str, services: Wired) -> None:
-    """Follow the job over a websocket; closes with 1000 after its last status."""
+async def progress(socket: WebSocket, services: Services) -> None:
+    """Follow the job over `/restore/ID/progress`; closes with 1000 after its last status."""
+    path: str = socket.scope["path"]
+    found = _PROGRESS.fullmatch(path.removeprefix(socket.scope.get("root_path", "")))
+    if found is None:
+        await socket.close()
+        return
     await socket.accept()
-    code, reason = CLOSE_DONE, ""
-    # Whoever leaves is noticed by reading, even while nothing is being sent.
-    async with anyio.create_task_group() as group:
-        group.start_soon(_until_left, socket, group.cancel_scope)
-        with services.metrics.streams_open.labels("websocket").track_inprogress():
-            code, reason = await _tell(socket, job_id, services)
+    patience = Patience(services.timing.send_s, socket.receive)
+    with services.metrics.streams_open.labels("websocket").track_inprogress():
+        code, reason = await _tell(socket, found[1], patience, services)
+    if not patience.left:
         with anyio.move_on_after(services.timing.send_s):
             await socket.close(code, reason)
-        group.cancel_scope.cancel()
 
 
-async def _until_left(socket: WebSocket, scope: anyio.CancelScope) -> None:
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass  # nothing a client says means anything here
-    scope.cancel()
-
-
-async def _tell(socket: WebSocket, job_id: str, services: Services) -> tuple[int, str]:
+async def _tell(
+    socket: WebSocket, job_id: str, patience: Patience, services: Services
+) -> tuple[int, str]:
     """Send every event; returns the code and reason to close with."""
     text = socket.query_params.get("starting_after", "0")
     if not (text.isascii() and text.isdecimal()):
         return CLOSE_BAD_REQUEST, f"starting_after is {text[:32]!r}; it must be a whole number"
     try:
-        job = await own_job(services, caller_of(socket, services), parse_job_id(job_id))
-        services.hub.check_room()
-        job_id, counted = job.id, counts(job)
-        del job  # thousands are kept for as long as their streams
-        batches = services.hub.batches(job_id, int(text[:18]), services.timing.heartbeat_s)
-        patience = Patience(services.timing.send_s)
-        with patience.watching():
+        async with patience:
+            job = await own_job(services, caller_of(socket, services), parse_job_id(job_id))
+            services.hub.check_room()
+            job_id, counted = job.id, counts(job)
+            del job  # thousands are kept for as long as their streams
+            batches = services.hub.batches(job_id, int(text[:18]), services.timing.heartbeat_s)
             async with following(services, job_id, counted):
                 async for batch in batches:
-                    for item in batch:
-                        with patience:
-                            await _send(socket, item)
+                    await _send(socket, batch, patience)
+                    del batch
     except NotFound as error:
         return CLOSE_NOT_FOUND, error.message[:100]
     except Unauthorized as error:
@@ -178,14 +188,14 @@ async def _tell(socket: WebSocket, job_id: str, services: Services) -> tuple[int
     except (WebSocketDisconnect, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "close" not in str(error):
             raise
-        return CLOSE_DONE, ""  # the client left while something was being sent
+        patience.left = True  # while something was being sent
     return CLOSE_DONE, ""
 
 
-async def _send(socket: WebSocket, item: StreamItem) -> None:
-    if item.event is None:
-        return  # the protocol's own pings keep a websocket open
-    if item.frame is None:
-        await socket.send_text(item.text)
-    else:
-        await socket.send_bytes(item.binary)
+async def _send(socket: WebSocket, batch: list[StreamItem], patience: Patience) -> None:
+    for item in batch:
+        if item.event is None:
+            continue  # the protocol's own pings keep a websocket open
+        told = {"text": item.text} if item.frame is None else {"bytes": item.binary}
+        with patience:
+            await socket.send({"type": "websocket.send", **told})

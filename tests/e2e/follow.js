@@ -3,7 +3,10 @@ const WebSocket = require("ws");
 
 const [address] = process.argv.slice(2);
 const socket = new WebSocket(address);
-const received = { texts: [], frames: [] };
+const received = { texts: [], frames: [], extensions: null };
+socket.on("open", () => {
+  received.extensions = socket.extensions;
+});
 socket.on("message", (data, isBinary) => {
   if (!isBinary) {
     received.texts.push(JSON.parse(data.toString()));

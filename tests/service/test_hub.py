@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from service import keys
+from service import keys, tasks
 from service.connection import connect
 from service.errors import NotFound, ServerUnavailable, TooManyStreams
 from service.events import PreviewEvent, ProgressEvent
@@ -331,6 +332,23 @@ async def test_followers_share_the_same_item(hub: Hub, queue: JobQueue, lease: L
         await queue.emit(lease, _step(1))
         first, second = [await item for item in waiting]
         assert first is second
+
+
+async def test_a_silent_stream_keeps_nothing_that_it_sent(
+    hub: Hub, queue: JobQueue, lease: Lease, wait_until: WaitUntil
+) -> None:
+    sent: list[weakref.ref[StreamItem]] = []
+
+    async def follow() -> None:
+        async for batch in hub.batches("job", 1):
+            sent.extend(weakref.ref(item) for item in batch)
+            del batch
+
+    async with tasks.running(follow()):
+        await wait_until(lambda: len(sent) == 1)
+        await queue.emit(lease, _preview(1), b"picture")
+        await wait_until(lambda: len(sent) == 2)
+        await wait_until(lambda: not any(item() for item in sent))
 
 
 async def test_a_job_that_nobody_follows_is_forgotten(
