@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engines.models.adapter import Memory
 from engines.params import RestoreParams
 from engines.tiling import Layout
 
@@ -94,6 +95,9 @@ class Inputs:
     reference: Tensor | None = None
 
 
+Embedded = dict[tuple[str, int], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True, slots=True)
 class Conditioning:
     """Step-invariant conditioning; one row, or with guidance two: negative, positive."""
@@ -103,6 +107,10 @@ class Conditioning:
     time_ids: Tensor  # (rows, 6)
     tokens: Tensor  # (rows, Q, D) of the main network's resampler
     preview_tokens: Tensor  # (rows, Q, D) of the previewer's resampler
+    memory: tuple[Memory, ...]  # of the main network's cross-attentions, by width
+    preview_memory: tuple[Memory, ...]  # of the previewer's
+    # (network, time step) -> time embedding (rows, E) and modulation (rows, M), once made.
+    embedded: Embedded = field(default_factory=Embedded)
 
     @property
     def rows(self) -> int:

@@ -67,7 +67,11 @@ class Restorer:
         self.loop = StepLoop(networks, previewer, alphas, settings.prediction)
         parameter = next(networks.denoiser.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.backend = f"torch {torch.__version__} {self.device.type} {self.dtype}"
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks of a step; results are the same where it is."""
+        return self.loop.backend.name
 
     def params(
         self, preset: str | None = None, overrides: Mapping[str, Any] | None = None
@@ -262,12 +266,17 @@ class Restorer:
             ids.insert(0, (params.negative_micro or micro).time_ids())
             vision.insert(0, torch.zeros_like(vision[0]))
         features = self.networks.vision(torch.cat(vision))
+        hidden = torch.cat([row.hidden for row in text])
+        tokens = self.networks.denoiser.resampler(features)
+        preview_tokens = self.previewer.resampler(features)
         return Conditioning(
-            text=torch.cat([row.hidden for row in text]),
+            text=hidden,
             pooled=torch.cat([row.pooled for row in text]),
             time_ids=torch.tensor(ids, device=self.device, dtype=self.dtype),
-            tokens=self.networks.denoiser.resampler(features),
-            preview_tokens=self.previewer.resampler(features),
+            tokens=tokens,
+            preview_tokens=preview_tokens,
+            memory=self.networks.denoiser.remember(hidden, tokens),
+            preview_memory=self.previewer.remember(hidden, preview_tokens),
         )
 
     def _negative(self, params: RestoreParams) -> TextCondition:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from engines import guidance
+from engines.backends.eager import Backend, EagerBackend
+from engines.models.adapter import Hoisted, Memory
 from engines.models.denoiser import Denoiser
 from engines.networks import Networks
 from engines.parameterization import Prediction, predicted_x0
 from engines.params import Adaptive
-from engines.restoration import Restoration, StepInfo, StepTrace
+from engines.restoration import Conditioning, Restoration, StepInfo, StepTrace
 from engines.samplers import SAMPLERS, consistency_x0, ddpm_step
 
 Gate = Callable[[Tensor], Tensor]
@@ -43,6 +45,11 @@ class _Now:
         return self.restoration.condition.rows
 
     @property
+    def planned(self) -> int:
+        """Time step of the restoration's own noise level."""
+        return self.restoration.plan.timesteps[self.restoration.step]
+
+    @property
     def previews(self) -> bool:
         return self.runs and self.restoration.plan.previews[self.restoration.step]
 
@@ -59,6 +66,7 @@ class StepLoop:
     ) -> None:
         self.networks = networks
         self.previewer = previewer
+        self.backend: Backend = EagerBackend(networks.denoiser, previewer, networks.aggregator)
         self.alphas = alphas
         self.prediction = prediction
         self.gate: Gate = guidance.runs_aggregator
@@ -111,11 +119,12 @@ class StepLoop:
 
     def _preview(self, batch: list[_Now]) -> None:
         """One-step reference of the LoRA network; each guidance half keeps its own."""
-        steps = _timesteps(batch, [now.restoration.plan.timesteps for now in batch])
-        emb = self.previewer.embed(steps, _rows(batch, "pooled"), _rows(batch, "time_ids"))
+        planned = [now.planned for now in batch]
+        steps = _per_row(batch, planned)
+        emb, modulation = self._embedded(batch, "previewer", planned)
         latents = _latents(batch, [now.restoration.latents for now in batch])
-        tokens = _rows(batch, "preview_tokens")
-        raw = self.previewer(latents, emb, _rows(batch, "text"), tokens)
+        memory = _memory([now.restoration.condition.preview_memory for now in batch])
+        raw = self.backend.preview(latents, emb, Hoisted(memory, modulation))
         base = torch.cat([now.restoration.base for now in batch])
         x0 = predicted_x0(self.prediction, raw, latents, self._alpha(steps), base)
         references = consistency_x0(x0, latents, steps).to(latents.dtype)
@@ -149,13 +158,11 @@ class StepLoop:
             if not now.previews:
                 given = r.base if r.given_reference is None else r.given_reference
                 now.reference = given.to(r.latents).expand(now.rows, -1, -1, -1)
-        aggregator = self.networks.aggregator
-        steps = _timesteps(batch, None)
-        emb = aggregator.embed(steps, _rows(batch, "pooled"), _rows(batch, "time_ids"))
+        emb, _ = self._embedded(batch, "aggregator", [now.timestep for now in batch])
         degraded = _latents(batch, [now.restoration.degraded for now in batch])
         references = [now.reference for now in batch]
         joined = torch.cat([reference for reference in references if reference is not None])
-        residuals = aggregator(degraded, joined, emb)
+        residuals = self.backend.aggregate(degraded, joined, emb)
         counts = [now.rows for now in batch]
         split = [torch.split(residual, counts) for residual in residuals]
         for index, now in enumerate(batch):
@@ -163,20 +170,38 @@ class StepLoop:
 
     def _denoise(self, batch: list[_Now]) -> list[Tensor]:
         """Raw predictions of the main network, (rows, C, h, w) for each restoration."""
-        denoiser = self.networks.denoiser
-        steps = _timesteps(batch, None)
-        pooled, time_ids = _rows(batch, "pooled"), _rows(batch, "time_ids")
-        emb = denoiser.embed(steps, pooled, time_ids)
-        adapter_emb = None
-        if any(
-            now.timestep != now.restoration.plan.timesteps[now.restoration.step] for now in batch
-        ):
-            own = _timesteps(batch, [now.restoration.plan.timesteps for now in batch])
-            adapter_emb = denoiser.embed(own, pooled, time_ids)
+        emb, _ = self._embedded(batch, "denoiser", [now.timestep for now in batch])
+        _, modulation = self._embedded(batch, "denoiser", [now.planned for now in batch])
         latents = _latents(batch, [now.sample for now in batch])
-        text, tokens = _rows(batch, "text"), _rows(batch, "tokens")
-        predictions = denoiser(latents, emb, text, tokens, _residuals(batch), adapter_emb)
+        memory = _memory([now.restoration.condition.memory for now in batch])
+        hoisted = Hoisted(memory, modulation)
+        predictions = self.backend.predict(latents, emb, hoisted, _residuals(batch))
         return list(torch.split(predictions, [now.rows for now in batch]))
+
+    def _embedded(
+        self, batch: list[_Now], network: str, timesteps: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Time embedding (R, E) and modulation (R, M) of all rows, made once for a time step."""
+        made: list[tuple[Tensor, Tensor]] = []
+        for now, timestep in zip(batch, timesteps, strict=True):
+            condition = now.restoration.condition
+            own = condition.embedded.get((network, timestep))
+            if own is None:
+                own = condition.embedded[network, timestep] = self._embed(
+                    condition, network, timestep
+                )
+            made.append(own)
+        return torch.cat([emb for emb, _ in made]), torch.cat([mod for _, mod in made])
+
+    def _embed(self, condition: Conditioning, network: str, timestep: int) -> tuple[Tensor, Tensor]:
+        steps = condition.time_ids.new_full((condition.rows,), timestep, dtype=torch.float32)
+        given = (steps, condition.pooled, condition.time_ids)
+        if network == "aggregator":  # which has no adaptive norms
+            emb = self.networks.aggregator.embed(*given)
+            return emb, emb[:, :0]
+        denoiser = self.previewer if network == "previewer" else self.networks.denoiser
+        emb = denoiser.embed(*given)
+        return emb, denoiser.modulate(emb)
 
     def _advance(self, now: _Now, prediction: Tensor) -> StepInfo:
         """Guidance, x0, sampler step and adaptive factor of one restoration."""
@@ -240,14 +265,10 @@ class StepLoop:
         return self.alphas[timestep] if timestep >= 0 else torch.ones_like(self.alphas[0])
 
 
-def _timesteps(batch: list[_Now], plans: list[tuple[int, ...]] | None) -> Tensor:
-    """Time step of each row (R,), float32: of the main network, or of the plans."""
-    steps = [
-        now.timestep if plans is None else plans[index][now.restoration.step]
-        for index, now in enumerate(batch)
-        for _ in range(now.rows)
-    ]
-    return torch.tensor(steps, dtype=torch.float32, device=batch[0].restoration.latents.device)
+def _per_row(batch: list[_Now], timesteps: list[int]) -> Tensor:
+    """A time step of each restoration for each of its rows (R,), float32."""
+    rows = [t for now, t in zip(batch, timesteps, strict=True) for _ in range(now.rows)]
+    return torch.tensor(rows, dtype=torch.float32, device=batch[0].restoration.latents.device)
 
 
 def _latents(batch: list[_Now], tensors: list[Tensor]) -> Tensor:
@@ -256,8 +277,12 @@ def _latents(batch: list[_Now], tensors: list[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
-def _rows(batch: list[_Now], name: str) -> Tensor:
-    return torch.cat([getattr(now.restoration.condition, name) for now in batch])
+def _memory(memories: list[tuple[Memory, ...]]) -> tuple[Memory, ...]:
+    """Memories of all rows, by width."""
+    return tuple(
+        Memory(torch.cat([own.text for own in group]), torch.cat([own.image for own in group]))
+        for group in zip(*memories, strict=True)
+    )
 
 
 def _residuals(batch: list[_Now]) -> list[Tensor] | None:

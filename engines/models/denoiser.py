@@ -7,7 +7,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from engines.models.adapter import attach_adapter
+from engines.models.adapter import DecoupledCrossAttention, Hoisted, Memory, attach_adapter
 from engines.models.resampler import Resampler, ResamplerConfig
 
 Residuals = Sequence[Tensor]
@@ -38,6 +38,36 @@ class Denoiser(nn.Module):
         """The time embedding that drives every block and the adaptive norms, (B, E)."""
         return time_embedding(self.unet, timesteps, pooled, time_ids)
 
+    def remember(self, text: Tensor, image_tokens: Tensor) -> tuple[Memory, ...]:
+        """Keys and values of all cross-attentions, by width; no step changes them.
+
+        text (B, T, D), image_tokens (B, Q, D) of the resampler.
+        """
+        groups: dict[int, list[Memory]] = {}
+        for attention in self._cross_attentions():
+            own = attention.processor.remember(attention, text, image_tokens)
+            groups.setdefault(attention.processor.place.group, []).append(own)
+        return tuple(
+            Memory(
+                torch.cat([own.text for own in groups[group]], dim=1),
+                torch.cat([own.image for own in groups[group]], dim=1),
+            )
+            for group in sorted(groups)
+        )
+
+    def modulate(self, emb: Tensor) -> Tensor:
+        """What the adaptive norms of all cross-attentions read off emb (B, E), (B, M)."""
+        attentions = self._cross_attentions()
+        return torch.cat([attention.processor.modulation(emb) for attention in attentions], dim=-1)
+
+    def _cross_attentions(self) -> list[Any]:
+        """In the order of their places."""
+        return [
+            self.unet.get_submodule(name.removesuffix(".processor"))
+            for name, processor in self.unet.attn_processors.items()
+            if isinstance(processor, DecoupledCrossAttention)
+        ]
+
     def forward(
         self,
         sample: Tensor,
@@ -53,14 +83,30 @@ class Denoiser(nn.Module):
         residuals: the aggregator's outputs, one per skip connection and one for the middle;
         adapter_emb: another time embedding for the adaptive norms alone (default: `emb`).
         """
+        temb = emb if adapter_emb is None else adapter_emb
+        kwargs = {"image_tokens": image_tokens, "temb": temb}
+        return self._walk(sample, emb, text, kwargs, residuals)
+
+    def step(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        hoisted: Hoisted,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """The same prediction from what `remember` and `modulate` have made."""
+        return self._walk(sample, emb, None, {"hoisted": hoisted}, residuals)
+
+    def _walk(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        text: Tensor | None,
+        kwargs: Mapping[str, Any],
+        residuals: Residuals | None,
+    ) -> Tensor:
         unet = self.unet
-        context = {
-            "encoder_hidden_states": text,
-            "cross_attention_kwargs": {
-                "image_tokens": image_tokens,
-                "temb": emb if adapter_emb is None else adapter_emb,
-            },
-        }
+        context = {"encoder_hidden_states": text, "cross_attention_kwargs": dict(kwargs)}
         sample = unet.conv_in(sample)
         skips = [sample]
         for block in unet.down_blocks:

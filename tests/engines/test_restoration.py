@@ -39,6 +39,8 @@ def conditioning(rows: int) -> Conditioning:
         time_ids=empty(6),
         tokens=empty(4, 8),
         preview_tokens=empty(4, 8),
+        memory=(),
+        preview_memory=(),
     )
 
 

@@ -85,16 +85,16 @@ class OnceError(Exception):
 
 def fail_once(restorer: Restorer, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """The main network raises at its (after + 1)-th call and never again."""
-    network, calls = restorer.networks.denoiser, [0]
-    forward = network.forward
+    backend, calls = restorer.loop.backend, [0]
+    predict = backend.predict
 
     def failing(*args: Any) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == after + 1:
             raise OnceError
-        return forward(*args)
+        return predict(*args)
 
-    monkeypatch.setattr(network, "forward", failing)
+    monkeypatch.setattr(backend, "predict", failing)
 
 
 def test_tiles_stay_in_step_when_a_network_fails_on_some_of_them(

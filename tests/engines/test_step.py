@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from engines import guidance
+from engines.models.adapter import Hoisted
 from engines.parameterization import predicted_x0
 from engines.params import RestoreParams
 from engines.restoration import Inputs, Restoration, SeededNoise, StepTrace
@@ -104,9 +105,9 @@ def rows_seen(either: Restorer) -> Iterator[dict[str, list[int]]]:
     """How many rows each call of each network had."""
     seen: dict[str, list[int]] = {"previewer": [], "aggregator": [], "denoiser": []}
     networks = {
-        "previewer": either.previewer,
-        "aggregator": either.networks.aggregator,
-        "denoiser": either.networks.denoiser,
+        "previewer": either.previewer.unet.conv_in,
+        "aggregator": either.networks.aggregator.conv_in,
+        "denoiser": either.networks.denoiser.unet.conv_in,
     }
     handles = [
         network.register_forward_pre_hook(
@@ -405,21 +406,29 @@ def test_guidance_rescaling_keeps_the_spread_of_the_positive_half(either: Restor
 def test_a_second_order_step_looks_from_where_the_preview_would_land(
     either: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    denoiser, embed = either.networks.denoiser, either.networks.denoiser.embed
-    steps: list[float] = []
+    denoiser, backend = either.networks.denoiser, either.loop.backend
+    predict = backend.predict
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def spy(timesteps: Tensor, *rest: Tensor) -> Tensor:
-        steps.append(float(timesteps[0]))
-        return embed(timesteps, *rest)
+    def spy(sample: Tensor, emb: Tensor, hoisted: Hoisted, residuals: list[Tensor]) -> Tensor:
+        seen.append((emb, hoisted.modulation))
+        return predict(sample, emb, hoisted, residuals)
 
-    monkeypatch.setattr(denoiser, "embed", spy)
+    def at(restoration: Restoration, timestep: float) -> Tensor:
+        condition = restoration.condition
+        times = torch.full((condition.rows,), timestep)
+        with torch.inference_mode():
+            return denoiser.embed(times, condition.pooled, condition.time_ids)
+
+    monkeypatch.setattr(backend, "predict", spy)
     plain, second = (start(either, multistep=multistep) for multistep in (False, True))
     run(either, plain)
-    assert steps == [667, 334, 1]
-    steps.clear()
     run(either, second)
     # The network stands at the next step, its adaptive norms at this one; the last step is plain.
-    assert steps == [334, 667, 1, 334, 1]
+    stands, norms = [667, 334, 1, 334, 1, 1], [667, 334, 1, 667, 334, 1]
+    for (emb, modulation), stand, norm in zip(seen, stands, norms, strict=True):
+        near(emb, at(plain, stand))
+        near(modulation, denoiser.modulate(at(plain, norm)))
     assert not torch.allclose(plain.latents, second.latents, atol=1e-3)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.models.adapter import Hoisted
 from engines.models.denoiser import Denoiser
 from engines.restorer import Restorer
 
@@ -74,6 +75,19 @@ def test_it_computes_what_the_unet_of_the_library_computes(
     ).sample
     ours = denoiser(sample, emb, given["text"], given["tokens"], residuals)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_with_what_was_hoisted_computes_the_same(
+    either: Restorer, random_tensor: Make
+) -> None:
+    denoiser, given = either.networks.denoiser, context(either, random_tensor)
+    sample, emb = sample_of(either, random_tensor, 8, 10), embedding(denoiser, given)
+    later = denoiser.embed(given["timesteps"] - 20, given["pooled"], given["time_ids"])
+    residuals = residuals_of(either, random_tensor, sample, emb)
+    memory = denoiser.remember(given["text"], given["tokens"])
+    ours = denoiser.step(sample, emb, Hoisted(memory, denoiser.modulate(later)), residuals)
+    whole = denoiser(sample, emb, given["text"], given["tokens"], residuals, later)
+    torch.testing.assert_close(ours, whole, rtol=0, atol=0)
 
 
 def test_residuals_of_zero_are_no_residuals(either: Restorer, random_tensor: Make) -> None:
