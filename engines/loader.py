@@ -2,12 +2,19 @@
 
 import copy
 import dataclasses
+import logging
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from engines.errors import WeightsError
+from engines.backends import openvino
+from engines.backends.eager import Backend
+from engines.cache import EngineCache
+from engines.errors import EngineError, WeightsError
 from engines.folder import ModelFolder, read_folder
+from engines.graphs import step_graphs
 from engines.models.lora import fuse_lora
 from engines.networks import build_networks
 from engines.parameterization import Prediction
@@ -18,14 +25,29 @@ from engines.sizes import WorkLimits
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
 
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "openvino")
 SHIPPED = Path(__file__).parent / "shipped"
 
 
-def load(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Restorer:
+def load(
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: str = "torch",
+    cache: Path | None = None,
+) -> Restorer:
     """Load a packaged model by name ("nano") or any folder in the official layout.
 
-    Raises WeightsError where the folder is missing or does not fit.
+    backend: what runs the networks of a step, one of BACKENDS. "auto" is the fastest that this
+    machine has for the device; engines are kept in the folder `cache` (None: built each time).
+    Raises WeightsError where the folder is missing or does not fit, EngineError where the backend
+    is not there.
     """
+    if backend not in BACKENDS:
+        raise EngineError(f"backend is {backend!r}, known: {', '.join(BACKENDS)}")
     path = model_path(model)
     folder = read_folder(path)
     networks = build_networks(folder)
@@ -38,7 +60,38 @@ def load(model: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.f
     for network in (*placed.modules(), previewer):
         network.to(device, dtype)
     alphas = alphas_cumprod(folder.scheduler).to(device)
-    return Restorer(placed, previewer, alphas, _settings(folder, str(model)))
+    restorer = Restorer(placed, previewer, alphas, _settings(folder, str(model)))
+    if backend == "auto":
+        fits = device == "cpu" and dtype is torch.float32 and openvino.available()
+        backend = "openvino" if fits else "torch"
+    if backend == "openvino":
+        restorer.loop.backend = _openvino(restorer, cache)
+    return restorer
+
+
+def _openvino(restorer: Restorer, folder: Path | None) -> Backend:
+    if not openvino.available():
+        raise EngineError("backend is 'openvino': install the packages openvino and onnx")
+    if (restorer.device.type, restorer.dtype) != ("cpu", torch.float32):
+        said = f"{restorer.device.type} {restorer.dtype}"
+        raise EngineError(f"backend is 'openvino': it runs on cpu torch.float32, not {said}")
+    table = step_graphs(restorer.networks, restorer.previewer)
+    if folder is not None and _writable(folder):
+        return openvino.OpenVinoBackend(table, restorer.fingerprint, EngineCache(folder))
+    with TemporaryDirectory() as passing:
+        return openvino.OpenVinoBackend(table, restorer.fingerprint, EngineCache(Path(passing)))
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("engines are not kept: %s", error)
+        return False
+    if not os.access(folder, os.W_OK):
+        _log.warning("engines are not kept: %s cannot be written", folder)
+        return False
+    return True
 
 
 def model_path(model: str | Path) -> Path:

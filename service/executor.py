@@ -122,16 +122,16 @@ def load_restorer(settings: Settings) -> Restorer:
     """Call the engine reference with the model's name, and give it its CPU threads."""
 
     def load() -> Restorer:
-        module, _, function = settings.engine.partition(":")
-        return getattr(importlib.import_module(module), function)(settings.model)
+        name, _, function = settings.engine.partition(":")
+        module = importlib.import_module(name)
+        if torch := sys.modules.get("torch"):  # before engines are compiled for these threads
+            torch.set_num_threads(settings.threads or _cores())
+        return getattr(module, function)(settings.model, **settings.engine_options)
 
     restorer = _attempt(load)
     if isinstance(restorer, Exception):
         reason = f"{type(restorer).__name__}: {restorer}"
         raise LoadError(f"cannot load model {settings.model!r}: {reason}") from restorer
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(settings.threads or _cores())
     return restorer
 
 

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "INSTANTIR_"
+ENGINE = "engines:load"
 SECRET_PREFIX = "whsec_"
 _SECRET_BYTES = 24
 
@@ -54,7 +55,14 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     model: str = "nano"
-    engine: str = Field(default="engines:load", pattern=r"^[\w.]+:\w+$")
+    engine: str = Field(default=ENGINE, pattern=r"^[\w.]+:\w+$")
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        default="auto",
+        description="What runs the networks; auto is the fastest for this machine.",
+    )
+    engine_cache: Path | None = Field(
+        default=None, description="Folder of compiled engines; by default within DATA_DIR."
+    )
     slots: int = Field(default=4, ge=1, description="Restorations one worker steps together.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the engine; 0 = all cores.")
     lease_s: float = Field(
@@ -106,6 +114,13 @@ class Settings(BaseSettings):
     )
     previews_per_s: float = Field(default=4.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """What our own engine is told beside the model's name; another one is told nothing."""
+        if self.engine != ENGINE:
+            return {}
+        return {"backend": self.backend, "cache": self.engine_cache or self.data_dir / "engines"}
 
     @model_validator(mode="before")
     @classmethod

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from engines.models.attention import attend
 
 
 class AdaLayerNorm(nn.Module):
@@ -127,17 +127,16 @@ class DecoupledCrossAttention(nn.Module):
         text_key, text_value = heads(text[:, 0]), heads(text[:, 1])
         image_key = heads(modulate(image[:, 0], key_modulation))
         image_value = heads(modulate(image[:, 1], value_modulation))
-        out = F.scaled_dot_product_attention(query, text_key, text_value)
-        out = out + F.scaled_dot_product_attention(query, image_key, image_value)
+        out = attend(query, text_key, text_value) + attend(query, image_key, image_value)
         return attn.to_out[1](attn.to_out[0](rearrange(out, "b h n d -> b n (h d)")))
 
 
-class SelfAttention(AttnProcessor2_0):
+class SelfAttention:
     """Plain self-attention that takes, and ignores, the keywords for the cross-attentions."""
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: None = None,
@@ -146,7 +145,13 @@ class SelfAttention(AttnProcessor2_0):
         hoisted: Hoisted | None = None,
     ) -> Tensor:
         """hidden (B, N, W) -> (B, N, W)."""
-        return super().__call__(attn, hidden_states)
+
+        def heads(x: Tensor) -> Tensor:
+            return rearrange(x, "b n (h d) -> b h n d", h=attn.heads)
+
+        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(hidden_states))
+        out = attend(query, key, heads(attn.to_v(hidden_states)))
+        return attn.to_out[1](attn.to_out[0](rearrange(out, "b h n d -> b n (h d)")))
 
 
 def attach_adapter(unet: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import (
     CrossAttnDownBlock2D,
@@ -12,6 +13,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import Tensor, nn
 
+from engines.models.adapter import SelfAttention
 from engines.models.denoiser import time_embedding
 
 SFT_WIDTH = 128  # as published
@@ -78,6 +80,9 @@ class Aggregator(nn.Module):
             cross_attention_dim=None,  # pyright: ignore[reportArgumentType]  (None leaves it out)
             use_linear_projection=unet_config["use_linear_projection"],
         )
+        for block in self.modules():
+            if isinstance(block, Attention):
+                block.set_processor(SelfAttention())  # pyright: ignore[reportArgumentType]  (any callable does)
         self.controlnet_down_blocks = nn.ModuleList(merge(width, sft_width) for width in merged)
         self.controlnet_mid_block = merge(widths[-1], sft_width)
 

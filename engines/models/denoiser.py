@@ -19,9 +19,9 @@ def time_embedding(network: Any, timesteps: Tensor, pooled: Tensor, time_ids: Te
     `network` is anything with SDXL's embedding layers: the UNet or the aggregator.
     timesteps (B,) float, pooled (B, P), time_ids (B, 6) in pixels.
     """
-    dtype = pooled.dtype
+    dtype, rows = pooled.dtype, time_ids.shape[0]  # `len` would be a constant in a traced graph
     emb = network.time_embedding(network.time_proj(timesteps).to(dtype))
-    sizes = network.add_time_proj(time_ids.flatten()).reshape(len(time_ids), -1)
+    sizes = network.add_time_proj(time_ids.flatten()).reshape(rows, -1)
     return emb + network.add_embedding(torch.cat([pooled, sizes.to(dtype)], dim=-1))
 
 
@@ -59,6 +59,14 @@ class Denoiser(nn.Module):
         """What the adaptive norms of all cross-attentions read off emb (B, E), (B, M)."""
         attentions = self._cross_attentions()
         return torch.cat([attention.processor.modulation(emb) for attention in attentions], dim=-1)
+
+    def attentions_by_width(self) -> dict[int, int]:
+        """Width of each group of cross-attentions -> how many it has, in the order of groups."""
+        counts: dict[int, int] = {}
+        for attention in self._cross_attentions():
+            width = attention.processor.width
+            counts[width] = counts.get(width, 0) + 1
+        return counts
 
     def _cross_attentions(self) -> list[Any]:
         """In the order of their places."""

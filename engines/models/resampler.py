@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from engines.models.attention import attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class PerceiverAttention(nn.Module):
         query, key, value = (
             rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in (query, key, value)
         )
-        out = F.scaled_dot_product_attention(query, key, value)
+        out = attend(query, key, value)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -80,7 +81,7 @@ class Resampler(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, N, feature_dim) -> tokens (B, queries, output_dim)."""
-        latents = self.latents.expand(len(features), -1, -1)
+        latents = self.latents.expand(features.shape[0], -1, -1)
         features = self.proj_in(features)
         for layer in self.layers:
             attention, mlp = layer  # pyright: ignore[reportGeneralTypeIssues]  (ModuleList of pairs)

@@ -42,10 +42,14 @@ class TextEncoder(nn.Module):
         layers = min(self.first.config.num_hidden_layers, self.second.config.num_hidden_layers)
         if not 0 <= clip_skip < layers:
             raise ValueError(f"clip_skip is {clip_skip}, allowed: 0 to {layers - 1}")
-        first = self.first(first_ids, output_hidden_states=True)
-        second = self.second(second_ids, output_hidden_states=True)
-        hidden = torch.cat([first.hidden_states[layer], second.hidden_states[layer]], dim=-1)
-        return hidden, second.text_embeds
+        return self.encode(first_ids, second_ids, layer)
+
+    def encode(self, first: Tensor, second: Tensor, layer: int = -2) -> tuple[Tensor, Tensor]:
+        """`forward` of token ids (B, T) of both encoders; `layer` counts hidden states."""
+        ours = self.first(first, output_hidden_states=True)
+        theirs = self.second(second, output_hidden_states=True)
+        hidden = torch.cat([ours.hidden_states[layer], theirs.hidden_states[layer]], dim=-1)
+        return hidden, theirs.text_embeds
 
     @property
     def widths(self) -> tuple[int, int, int]:

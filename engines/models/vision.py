@@ -65,7 +65,7 @@ class VisionEncoder(nn.Module):
         del embeddings
         table = self.dino.embeddings.position_embeddings
         patch, side = self.dino.config.patch_size, int((table.shape[1] - 1) ** 0.5)
-        rows, columns = height // patch, width // patch
+        rows, columns = int(height) // patch, int(width) // patch  # traced graphs have one size
         if rows == columns == side:
             return table
         grid = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)

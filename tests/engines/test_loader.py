@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import engines
-from engines.errors import WeightsError
+from engines.errors import EngineError, WeightsError
 from engines.loader import SHIPPED, load, model_path
 from engines.models.lora import lora_delta, lora_targets
 from engines.parameterization import Prediction
@@ -141,3 +141,42 @@ def test_a_model_in_another_precision_restores_too(
         latents.append(restoration.latents.float())
     distance = (latents[0] - latents[1]).norm() / latents[1].norm()
     assert 0 < float(distance) < 0.1
+
+
+def test_a_backend_that_is_not_known_is_refused(nano_like_folder: Path) -> None:
+    with pytest.raises(EngineError, match="backend is 'tpu', known: auto, torch, openvino"):
+        load(nano_like_folder, backend="tpu")
+
+
+def test_a_compiled_backend_is_refused_for_what_it_cannot_run(nano_like_folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"it runs on cpu torch\.float32, not cpu torch\.float64"):
+        load(nano_like_folder, backend="openvino", dtype=torch.float64)
+    assert load(nano_like_folder, backend="auto", dtype=torch.float64).backend.startswith("torch")
+
+
+def test_where_the_libraries_are_missing_torch_runs_the_networks(
+    nano_like_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.backends.openvino.find_spec", lambda _: None)
+    assert load(nano_like_folder, backend="auto").backend.startswith("torch")
+    with pytest.raises(EngineError, match="install the packages openvino and onnx"):
+        load(nano_like_folder, backend="openvino")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_engines_are_kept_in_the_folder_that_is_named(
+    nano_like_folder: Path, tmp_path: Path
+) -> None:
+    restorer = load(nano_like_folder, backend="auto", cache=tmp_path / "new" / "engines")
+    assert restorer.backend.startswith("openvino")
+    assert list((tmp_path / "new" / "engines").glob("unet-*/model.blob"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_no_fault(
+    nano_like_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    restorer = load(nano_like_folder, backend="auto", cache=tmp_path / "file" / "engines")
+    assert restorer.backend.startswith("openvino")
+    assert "engines are not kept" in caplog.text

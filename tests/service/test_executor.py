@@ -30,7 +30,8 @@ from service.messages import (
     Stepped,
     ToExecutor,
 )
-from service.settings import Settings
+from service.settings import ENGINE, Settings
+from tests.faults import fake
 from tests.faults.fake import diary
 
 M = TypeVar("M")
@@ -231,6 +232,8 @@ def test_a_model_that_does_not_load_is_named_with_its_reason(settings: Settings)
 def test_loading_gives_torch_its_threads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the model is loaded: engines are compiled for so many."""
+
     class Torch:
         threads = 0
 
@@ -239,7 +242,34 @@ def test_loading_gives_torch_its_threads(
 
     torch = Torch()
     monkeypatch.setitem(sys.modules, "torch", torch)
+    told: list[int] = []
+    load = fake.load
+
+    def spy(model: str) -> fake.FakeRestorer:
+        told.append(torch.threads)
+        return load(model)
+
+    monkeypatch.setattr(fake, "load", spy)
     load_restorer(settings.model_copy(update={"threads": 3}))
-    assert torch.threads == 3
     load_restorer(settings)
-    assert torch.threads >= 1
+    assert told[0] == 3
+    assert told[1] >= 1
+
+
+def test_our_own_engine_is_told_its_backend_and_where_engines_are_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def load(*given: object, **options: object) -> fake.FakeRestorer:
+        told.append((given, options))
+        return fake.load(settings.model)
+
+    monkeypatch.setattr("engines.load", load)
+    own = settings.model_copy(update={"engine": ENGINE, "model": "nano"})
+    load_restorer(own)
+    load_restorer(own.model_copy(update={"backend": "torch", "engine_cache": Path("/engines")}))
+    assert told == [
+        (("nano",), {"backend": "auto", "cache": settings.data_dir / "engines"}),
+        (("nano",), {"backend": "torch", "cache": Path("/engines")}),
+    ]

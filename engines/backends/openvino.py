@@ -1,0 +1,126 @@
+"""The step networks compiled by OpenVINO: the default on processors.
+
+Where the processor multiplies bfloat16 in hardware (AMX, AVX-512 BF16), networks run in it; where
+not, in float32.
+"""
+
+import importlib
+import io
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from engines.backends import compiled
+from engines.cache import EngineCache, EngineKey
+from engines.errors import EngineError
+from engines.graphs import STEP_GRAPHS, Graph
+from engines.models.adapter import Hoisted
+
+PRECISIONS: Final = ("f32", "bf16")
+_BLOB: Final = "model.blob"
+_DEVICE: Final = "CPU"
+
+
+def available() -> bool:
+    """Whether the libraries that compile and run are installed."""
+    return all(find_spec(name) is not None for name in ("openvino", "onnx"))
+
+
+class OpenVinoBackend:
+    """Runs the graphs of a step on the processor; see `engines.backends.eager.Backend`.
+
+    `precision` is one of PRECISIONS, or None for the best that the processor has in hardware.
+    Raises EngineError where it has not the one that is asked for.
+    """
+
+    def __init__(
+        self,
+        table: dict[str, Graph],
+        fingerprint: str,
+        engine_cache: EngineCache,
+        precision: str | None = None,
+    ) -> None:
+        library: Any = importlib.import_module("openvino")
+        self._core = library.Core()
+        self._table = table
+        able = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        self.precision = precision or ("bf16" if "BF16" in able else "f32")
+        if self.precision not in PRECISIONS or (self.precision == "bf16" and "BF16" not in able):
+            raise EngineError(
+                f"precision is {self.precision!r}, this processor has: "
+                f"{', '.join(p for p in PRECISIONS if p.upper() in able or p == 'f32')}"
+            )
+        self._threads = torch.get_num_threads()
+        self._requests = {
+            name: self._compiled(table[name], fingerprint, engine_cache) for name in STEP_GRAPHS
+        }
+        self.name = f"openvino {version('openvino')} cpu {self.precision}"
+
+    def preview(self, sample: Tensor, emb: Tensor, hoisted: Hoisted) -> Tensor:
+        """See `Backend`."""
+        return self._run("previewer", [sample, emb, *_flat(hoisted)])[0]
+
+    def aggregate(self, degraded: Tensor, reference: Tensor, emb: Tensor) -> list[Tensor]:
+        """See `Backend`."""
+        return self._run("aggregator", [degraded, reference, emb])
+
+    def predict(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        hoisted: Hoisted,
+        residuals: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """See `Backend`."""
+        if residuals is None:
+            rows, _, height, width = sample.shape
+            sizes = {"rows": rows, "height": height, "width": width}
+            ports = self._table["aggregator"].outputs
+            residuals = [sample.new_zeros(port.shape(sizes)) for port in ports]
+        return self._run("unet", [sample, emb, *_flat(hoisted), *residuals])[0]
+
+    def _run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        request = self._requests[name]
+        given = [tensor.contiguous().numpy() for tensor in inputs]
+        results = request.infer(given, share_inputs=True, share_outputs=False)
+        return [torch.from_numpy(results[index]) for index in range(len(results))]
+
+    def _compiled(self, graph: Graph, fingerprint: str, engine_cache: EngineCache) -> Any:
+        key = EngineKey(
+            graph=graph.name,
+            source=compiled.source(fingerprint),
+            backend="openvino",
+            version=version("openvino"),
+            target=f"{platform.machine()} {self._core.get_property(_DEVICE, 'FULL_DEVICE_NAME')} "
+            f"{' '.join(self._core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES'))}",
+            precision=self.precision,
+            profile=compiled.DYNAMIC,
+        )
+        settings = {
+            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+        def make(folder: Path) -> None:
+            file = compiled.exported(graph, fingerprint, engine_cache)
+            model = self._core.compile_model(self._core.read_model(file), _DEVICE, settings)
+            (folder / _BLOB).write_bytes(_bytes(model.export_model()))
+
+        blob = (engine_cache.built(key, make) / _BLOB).read_bytes()
+        model = self._core.import_model(io.BytesIO(blob), _DEVICE, settings)
+        return model.create_infer_request()
+
+
+def _flat(hoisted: Hoisted) -> list[Tensor]:
+    return [hoisted.modulation, *(tensor for own in hoisted.memory for tensor in own)]
+
+
+def _bytes(exported: Any) -> bytes:
+    return exported if isinstance(exported, bytes) else exported.getvalue()
