@@ -7,7 +7,8 @@ FOLDER/instantir/   adapter, aggregator and LoRA weights, and four optional file
     aggregator_config.json  {"sft_width"} of its merges (default: the published 128)
     tone_config.json        {"hidden"} width of the tone network (default: the model has none)
     restorer.json           {"presets", "min_side_px", "max_side_px", "tile_px", "overlap_px"} of
-                            this model (default: engines.presets, and the published sides)
+                            this model (default: engines.presets, and the published sides), and
+                            {"bf16"}: whether it is as good in bfloat16 (default: no)
 """
 
 import json

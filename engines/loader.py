@@ -38,11 +38,14 @@ def load(
     dtype: torch.dtype = torch.float32,
     backend: str = "torch",
     cache: Path | None = None,
+    precision: str | None = None,
 ) -> Restorer:
     """Load a packaged model by name ("nano") or any folder in the official layout.
 
     backend: what runs the networks of a step, one of BACKENDS. "auto" is the fastest that this
     machine has for the device; engines are kept in the folder `cache` (None: built each time).
+    precision: of compiled engines, "f32" or "bf16"; None is "bf16" where the model's folder says
+    that it is as good in it and the processor has it in hardware.
     Raises WeightsError where the folder is missing or does not fit, EngineError where the backend
     is not there.
     """
@@ -65,21 +68,22 @@ def load(
         fits = device == "cpu" and dtype is torch.float32 and openvino.available()
         backend = "openvino" if fits else "torch"
     if backend == "openvino":
-        restorer.loop.backend = _openvino(restorer, cache)
+        restorer.loop.backend = _openvino(restorer, cache, precision)
     return restorer
 
 
-def _openvino(restorer: Restorer, folder: Path | None) -> Backend:
+def _openvino(restorer: Restorer, folder: Path | None, precision: str | None) -> Backend:
     if not openvino.available():
         raise EngineError("backend is 'openvino': install the packages openvino and onnx")
     if (restorer.device.type, restorer.dtype) != ("cpu", torch.float32):
         said = f"{restorer.device.type} {restorer.dtype}"
         raise EngineError(f"backend is 'openvino': it runs on cpu torch.float32, not {said}")
     table = step_graphs(restorer.networks, restorer.previewer)
-    if folder is not None and _writable(folder):
-        return openvino.OpenVinoBackend(table, restorer.fingerprint, EngineCache(folder))
     with TemporaryDirectory() as passing:
-        return openvino.OpenVinoBackend(table, restorer.fingerprint, EngineCache(Path(passing)))
+        kept = folder if folder is not None and _writable(folder) else Path(passing)
+        made = EngineCache(kept)
+        chosen = precision or ("bf16" if restorer.settings.bf16 and openvino.has_bf16() else "f32")
+        return openvino.OpenVinoBackend(table, restorer.fingerprint, made, chosen)
 
 
 def _writable(folder: Path) -> bool:
@@ -117,5 +121,6 @@ def _settings(folder: ModelFolder, name: str) -> ModelSettings:
             own.get("min_side_px", published.min_side_px),
             own.get("max_side_px", published.max_side_px),
         ),
+        bf16=bool(own.get("bf16", False)),
         tiling=Tiling(own.get("tile_px", tiles.tile_px), own.get("overlap_px", tiles.overlap_px)),
     )

@@ -49,6 +49,7 @@ class ModelSettings:
     presets: Mapping[str, Mapping[str, Any]]
     limits: sizes.WorkLimits
     tiling: Tiling
+    bf16: bool = False  # as good in bfloat16 as in float32
 
 
 class Restorer:

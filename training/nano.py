@@ -91,6 +91,7 @@ RESTORER: dict[str, Any] = {
     "max_side_px": None,
     "tile_px": 384,
     "overlap_px": 64,
+    "bf16": True,  # on the test photographs its results are within one grey level of float32's
     "presets": {
         "faithful": {**SAMPLING, "denoising_start": 100, "steps": 30},
         "balanced": {

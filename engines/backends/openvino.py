@@ -1,7 +1,6 @@
 """The step networks compiled by OpenVINO: the default on processors.
 
-Where the processor multiplies bfloat16 in hardware (AMX, AVX-512 BF16), networks run in it; where
-not, in float32.
+In float32, or in bfloat16 where the processor multiplies it in hardware (AMX, AVX-512 BF16).
 """
 
 import importlib
@@ -32,11 +31,20 @@ def available() -> bool:
     return all(find_spec(name) is not None for name in ("openvino", "onnx"))
 
 
+def has_bf16() -> bool:
+    """Whether this processor has bfloat16 in hardware."""
+    return "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _core() -> Any:
+    library: Any = importlib.import_module("openvino")
+    return library.Core()
+
+
 class OpenVinoBackend:
     """Runs the graphs of a step on the processor; see `engines.backends.eager.Backend`.
 
-    `precision` is one of PRECISIONS, or None for the best that the processor has in hardware.
-    Raises EngineError where it has not the one that is asked for.
+    `precision` is one of PRECISIONS. Raises EngineError for one that the processor has not.
     """
 
     def __init__(
@@ -44,18 +52,14 @@ class OpenVinoBackend:
         table: dict[str, Graph],
         fingerprint: str,
         engine_cache: EngineCache,
-        precision: str | None = None,
+        precision: str = "f32",
     ) -> None:
-        library: Any = importlib.import_module("openvino")
-        self._core = library.Core()
+        able = PRECISIONS if has_bf16() else PRECISIONS[:1]
+        if precision not in able:
+            raise EngineError(f"precision is {precision!r}, this processor has: {', '.join(able)}")
+        self._core = _core()
         self._table = table
-        able = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        self.precision = precision or ("bf16" if "BF16" in able else "f32")
-        if self.precision not in PRECISIONS or (self.precision == "bf16" and "BF16" not in able):
-            raise EngineError(
-                f"precision is {self.precision!r}, this processor has: "
-                f"{', '.join(p for p in PRECISIONS if p.upper() in able or p == 'f32')}"
-            )
+        self.precision = precision
         self._threads = torch.get_num_threads()
         self._requests = {
             name: self._compiled(table[name], fingerprint, engine_cache) for name in STEP_GRAPHS

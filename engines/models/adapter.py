@@ -11,7 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from engines.models.attention import attend
+from engines.attention import attend
+from engines.kernels import cross_attention
 
 
 class AdaLayerNorm(nn.Module):
@@ -31,13 +32,8 @@ class AdaLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x (B, N, width), temb (B, time_dim) -> (B, N, width)."""
-        return modulate(self.norm(x), self.modulation(temb))
-
-
-def modulate(normed: Tensor, modulation: Tensor) -> Tensor:
-    """normed (B, N, W) scaled and shifted by modulation (B, 2 * W): shift, then scale."""
-    shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
-    return normed * (1 + scale) + shift
+        shift, scale = self.modulation(temb).unsqueeze(1).chunk(2, dim=-1)
+        return self.norm(x) * (1 + scale) + shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +114,18 @@ class DecoupledCrossAttention(nn.Module):
             assert temb is not None, "a time embedding is needed where nothing is hoisted"
             own = self.remember(attn, encoder_hidden_states, image_tokens)
             text, image, modulation = own.text[:, 0], own.image[:, 0], self.modulation(temb)
-        key_modulation, value_modulation = modulation.chunk(2, dim=-1)
-
-        def heads(x: Tensor) -> Tensor:
-            return rearrange(x, "b n (h d) -> b h n d", h=attn.heads)
-
-        query = heads(attn.to_q(hidden_states))
-        text_key, text_value = heads(text[:, 0]), heads(text[:, 1])
-        image_key = heads(modulate(image[:, 0], key_modulation))
-        image_value = heads(modulate(image[:, 1], value_modulation))
-        out = attend(query, text_key, text_value) + attend(query, image_key, image_value)
-        return attn.to_out[1](attn.to_out[0](rearrange(out, "b h n d -> b n (h d)")))
+        query = attn.to_q(hidden_states)
+        attention = cross_attention.best_for(query, attn.heads)
+        out = attention(
+            query,
+            text[:, 0],
+            text[:, 1],
+            image[:, 0],
+            image[:, 1],
+            modulation.unflatten(1, (4, self.width)),
+            attn.heads,
+        )
+        return attn.to_out[1](attn.to_out[0](out))
 
 
 class SelfAttention:

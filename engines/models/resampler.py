@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from engines.models.attention import attend
+from engines.attention import attend
 
 
 @dataclass(frozen=True, slots=True)

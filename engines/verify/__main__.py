@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import engines
+from engines.loader import BACKENDS
 from engines.verify.components import verify_components
 from engines.verify.pipeline import verify_main, verify_pipeline
 from engines.verify.recorded import Case
 
 
-def verify(folder: Path) -> Iterator[Case]:
-    """Replay everything in `folder`: `models`, `components`, `pipeline`, `infer_main`."""
-    restorer = engines.load(folder / "models")
+def verify(folder: Path, backend: str = "torch", precision: str | None = None) -> Iterator[Case]:
+    """Replay everything in `folder`: `models`, `components`, `pipeline`, `infer_main`.
+
+    Components are torch's whatever the backend, which runs the networks of the steps.
+    """
+    restorer = engines.load(folder / "models", backend=backend, precision=precision)
     if (folder / "components").is_dir():
         yield from verify_components(folder / "components", restorer)
     if (folder / "pipeline").is_dir():
@@ -47,9 +51,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m engines.verify", description=__doc__)
     parser.add_argument("folder", type=Path, help="recorded cases, with the model that made them")
     parser.add_argument("--report", type=Path, help="write cases and failures as JSON")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="runs the steps")
+    parser.add_argument("--precision", help="of a compiled backend")
     args = parser.parse_args()
     cases = []
-    for case in verify(args.folder):
+    for case in verify(args.folder, args.backend, args.precision):
         print(line(case), flush=True)
         cases.append(case)
     failed = [case.name for case in cases if not case.ok]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engines.models.attention import attend
+from engines.attention import attend
 
 
 def test_it_is_softmax_attention_scaled_by_the_root_of_the_width(
