@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -110,7 +110,8 @@ class EngineCache:
                 if self._good(key) is None:
                     self._make(key, make)
         folder = self.folder / key.name
-        os.utime(folder / _MANIFEST)
+        with suppress(OSError):  # a cache that is read only serves as well
+            os.utime(folder / _MANIFEST)
         return folder
 
     def entries(self) -> list[Entry]:
@@ -123,24 +124,28 @@ class EngineCache:
     ) -> list[Entry]:
         """Remove what is damaged, what was not used for `unused_s` (0: nothing for that), and the
         longest unused until `keep_bytes` are left; returns what was removed. Leftovers of builds
-        that died go as well.
+        that died go as well, and folders whose manifest cannot be read.
         """
         now = time.time() if now is None else now
+        kept: list[Entry] = []
         removed: list[Entry] = []
-        total = 0
         for entry in self.entries():
-            total += entry.bytes
             old = 0 < unused_s < now - entry.used_at
-            if old or total > keep_bytes or entry.fault() is not None:
-                total -= entry.bytes
-                removed.append(entry)
-                shutil.rmtree(entry.folder, ignore_errors=True)
-        for part in self.folder.glob(f"*{_PART}"):
-            lock = self.folder / f"{part.name.partition('.')[0]}.lock"
-            with _try_lock(lock) as mine:
-                if mine:
-                    shutil.rmtree(part, ignore_errors=True)
+            (removed if old or entry.fault() is not None else kept).append(entry)
+        while sum(entry.bytes for entry in kept) > keep_bytes:
+            removed.append(kept.pop())
+        for entry in removed:
+            self._remove(entry.folder)
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.is_dir() and _read(folder) is None:
+                self._remove(folder)
         return removed
+
+    def _remove(self, folder: Path) -> None:
+        """Unless somebody is building it just now."""
+        with _try_lock(self.folder / f"{folder.name.partition('.')[0]}.lock") as mine:
+            if mine:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _good(self, key: EngineKey) -> Entry | None:
         entry = _read(self.folder / key.name)
@@ -155,12 +160,15 @@ class EngineCache:
     def _make(self, key: EngineKey, make: Callable[[Path], None]) -> None:
         part = Path(tempfile.mkdtemp(prefix=f"{key.name}.", suffix=_PART, dir=self.folder))
         try:
+            part.chmod(0o755)
             make(part)
             files = {
                 path.relative_to(part).as_posix(): (path.stat().st_size, _sha256(path))
                 for path in sorted(part.rglob("*"))
                 if path.is_file()
             }
+            if not files:
+                raise EngineError(f"engine {key.name}: its build wrote no file")
             said = {"format": _FORMAT, "key": asdict(key), "files": files, "made_at": time.time()}
             (part / _MANIFEST).write_text(json.dumps(said, indent=1), encoding="utf-8")
             for path in part.rglob("*"):
@@ -212,7 +220,7 @@ def _read(folder: Path) -> Entry | None:
         files = {name: (int(size), str(digest)) for name, (size, digest) in said["files"].items()}
         used = path.stat().st_mtime
         return Entry(folder, EngineKey(**said["key"]), files, float(said["made_at"]), used)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
