@@ -34,6 +34,10 @@ _NOT_FOR_FILES = frozenset(
     {"output_format", "previews", "priority", "start_by", "finish_by", "on_disconnect"}
     | {"cache", "metadata", "webhook"}
 )
+_ENGINE_COMMANDS = {
+    "engines": "build, list, verify and prune compiled engines; plan GPU memory",
+    "export": "write a model's graphs as ONNX files",
+}
 _GRACEFUL_S = 5  # open streams get this long after SIGTERM; clients resume by event id
 _HEARD_BYTES = 4096  # of a websocket's message to us, which nobody reads
 
@@ -59,7 +63,10 @@ _REFUSALS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in _ENGINE_COMMANDS:
+        return executor.engine_command(words, Settings())
+    args = _parser().parse_args(words)
     try:
         args.command(args)
     except _REFUSALS as error:
@@ -108,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     rerun.add_argument("source", type=Path, metavar="SOURCE", help="the picture it was made from")
     rerun.add_argument("--out", type=Path, metavar="OUT", help="write the new file there")
     _add_flags(rerun, Settings, _RESTORE_SETTINGS)
+    for name, text in _ENGINE_COMMANDS.items():  # which have a parser of their own
+        all_commands.add_parser(name, help=text)
     commands.add(command, lambda sub: _add_flags(sub, RestoreOptions, commands.OPTIONS))
     return parser
 

@@ -135,6 +135,15 @@ def load_restorer(settings: Settings) -> Restorer:
     return restorer
 
 
+def engine_command(words: Sequence[str], settings: Settings) -> int:
+    """`instantir engines ...` and `instantir export ...`; returns the exit status."""
+    name, *rest = words
+    module = importlib.import_module("engines.commands")
+    if name == "export":
+        return module.export_command(rest)
+    return module.run(rest, settings.engine_folder)
+
+
 def _cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))  # fewer than the machine has, in a container

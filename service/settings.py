@@ -120,7 +120,12 @@ class Settings(BaseSettings):
         """What our own engine is told beside the model's name; another one is told nothing."""
         if self.engine != ENGINE:
             return {}
-        return {"backend": self.backend, "cache": self.engine_cache or self.data_dir / "engines"}
+        return {"backend": self.backend, "cache": self.engine_folder}
+
+    @property
+    def engine_folder(self) -> Path:
+        """Where compiled engines are kept."""
+        return self.engine_cache or self.data_dir / "engines"
 
     @model_validator(mode="before")
     @classmethod

@@ -232,7 +232,7 @@ def _monitor(trt: Any, on_progress: Progress | None, canceled: Canceled) -> Any:
 
         def _tell(self, name: str, done: int) -> None:
             outermost = next(iter(self.phases), name)
-            if on_progress is not None and name == outermost:
+            if on_progress is not None and name == outermost and not canceled():
                 on_progress(min(1.0, done / max(1, self.phases.get(name, 1))), name)
 
     return Monitor()
