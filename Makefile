@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify train-nano eval studies loadtest clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies loadtest clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -50,6 +50,9 @@ lock: ready-dev ## write requirements/*.lock anew from pyproject.toml
 
 verify: ready-runtime ## golden numbers of the official pipeline (GOLDEN=folder)
 	$(PYTHON_BIN) -m engines.verify $(GOLDEN)
+
+verify-engines: ready-dev ## compiled engines: export, parity, engines for GPUs that are not there (GOLDEN=folder)
+	$(PYTHON_BIN) -m engines.verify.compiled --golden $(GOLDEN) --report reports/engines.json
 
 train-nano: ready-dev ## train the embedded model in all stages (PHOTOS=, OUT=folder, resumes; PRESET=tiny: a minute)
 	$(keep_memory) $(PYTHON_BIN) -m training.train --preset $(PRESET) --photos $(PHOTOS)/train --out $(OUT)/nano --state $(OUT)/state $(ARGS)

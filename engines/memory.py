@@ -182,7 +182,7 @@ def measure(
 
     codec_itemsize: 4 for an encoder and decoder in float32, 2 in bfloat16.
     """
-    folder, rank = _description(model)
+    folder, rank = description(model)
     with torch.device("meta"):
         networks = build_networks(folder)
     for network in networks.modules():
@@ -256,7 +256,7 @@ def _tile(picture: Picture) -> Picture:
     return min(width, CODEC_TILE_PX), min(height, CODEC_TILE_PX)
 
 
-def _description(model: str | Path) -> tuple[ModelFolder, int]:
+def description(model: str | Path) -> tuple[ModelFolder, int]:
     """A model's description and the rank of its LoRA."""
     tokenizers = SHIPPED / "nano"  # of any model: they only have to be there
     if model != PUBLISHED:

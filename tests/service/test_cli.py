@@ -120,3 +120,16 @@ def test_every_setting_can_be_given_as_a_flag(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     missing = [n for n in Settings.model_fields if f"--{n.replace('_', '-')}" not in shown]
     assert missing == []
+
+
+def test_commands_about_engines_are_handed_on_with_the_folder_of_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INSTANTIR_ENGINE_CACHE", str(tmp_path))
+    assert main(["engines", "list"]) == 0
+    assert capsys.readouterr().out == f"0 engines, 0.0 MB in {tmp_path}\n"
+    monkeypatch.delenv("INSTANTIR_ENGINE_CACHE")
+    monkeypatch.setenv("INSTANTIR_DATA_DIR", str(tmp_path))
+    assert main(["engines", "verify"]) == 0
+    assert main(["export", "--model", "no-such-model", "--out", str(tmp_path / "out")]) == 2
+    assert "model is 'no-such-model'" in capsys.readouterr().err
