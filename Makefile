@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies loadtest clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies bench-backends loadtest clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -64,6 +64,9 @@ eval: ready-dev ## quality of a model and its peers on photographs (MODEL=nano, 
 
 studies: ready-dev ## studies of the paper's claims with plots into docs/studies (MODEL=nano; ARGS=...)
 	$(PYTHON_BIN) -m evals.studies --model $(MODEL) --photos $(PHOTOS)/test $(ARGS)
+
+bench-backends: ready-dev ## what runs networks on this processor, compared in one run (ARGS="--runs 9")
+	$(PYTHON_BIN) -m benchmarks.backends $(ARGS)
 
 loadtest: ready-dev ## followers of one API process: delay and memory (ARGS="--streams 1000 --jobs 1")
 	$(PYTHON_BIN) -m loadtests.fanout $(ARGS)

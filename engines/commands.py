@@ -260,6 +260,7 @@ def _plan(args: argparse.Namespace, cache: EngineCache) -> int:
     for name, text in OPTIONS.items():
         _say(f"{name:10} {text}")
     _say(f"Estimated, not measured; {work.reserve_bytes / GIB:.0f} GB is set aside for the driver.")
+    _say("`resident` is what runs today; the other plans say what they would need.")
     return 0
 
 

@@ -46,7 +46,10 @@ class Flavour(StrEnum):
         """Its Python package. Raises EngineError where it is not installed."""
         if not self.installed:
             raise EngineError(f"{self} is not installed: pip install {self}")
-        return importlib.import_module(self._package)
+        try:
+            return importlib.import_module(self._package)
+        except ImportError as error:  # a library that it stands on is missing
+            raise EngineError(f"{self} cannot be loaded: {error}") from error
 
     @property
     def _package(self) -> str:
@@ -109,7 +112,7 @@ def build(
 
     Raises EngineError: the file cannot be parsed, the profile does not fit, the capability is not
     supported, or the build fails; with TensorRT's own words. BuildCanceledError as soon as
-    `canceled` is seen to be true.
+    `canceled` is seen to be true, which TensorRT asks between its phases: a long one ends first.
     """
     trt, began = flavour.module(), time.monotonic()
     log = _logger(trt)
@@ -118,21 +121,25 @@ def build(
     network: Any = builder.create_network(typed)
     parser: Any = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        said = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise EngineError(f"{onnx.name} cannot be parsed: {'; '.join(said[:_TOLD])}")
     config: Any = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or layers would have no names
     config.progress_monitor = _monitor(trt, on_progress, canceled)
     _aim(trt, config, flavour, capability)
-    config.add_optimization_profile(_profile(builder, profile, log))
+    inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+    config.add_optimization_profile(_profile(builder, profile, inputs, onnx.name))
     cache = _load_timings(config, flavour, timing_cache)
     plan: Any = builder.build_serialized_network(network, config)
     if canceled():
         raise BuildCanceledError(f"{onnx.name} was not built: canceled")
     if plan is None:
         raise EngineError(f"{onnx.name} cannot be built: {'; '.join(log.errors[:_TOLD])}")
-    if cache is not None and timing_cache is not None:
-        _save(timing_cache, bytes(config.get_timing_cache().serialize()))
+    timings = config.get_timing_cache() if cache else None
+    if timings is not None and timing_cache is not None:
+        _save(timing_cache, bytes(timings.serialize()))
+    if on_progress is not None:
+        on_progress(1.0, "built")
     return Built(
         plan=bytes(plan),
         layers=parse(log.messages),
@@ -159,17 +166,19 @@ def _aim(trt: Any, config: Any, flavour: Flavour, capability: int | None) -> Non
     config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), 0)
 
 
-def _profile(builder: Any, profile: Profile, log: Any) -> Any:
+def _profile(builder: Any, profile: Profile, inputs: set[str], file: str) -> Any:
+    if unknown := sorted(set(profile.shapes) - inputs):
+        there = ", ".join(sorted(inputs))
+        raise EngineError(f"profile of {file}: no input {', '.join(unknown)}, there is {there}")
     made: Any = builder.create_optimization_profile()
     for name, (least, best, most) in profile.shapes.items():
         fits = len(least) == len(best) == len(most) and all(
-            a <= b <= c for a, b, c in zip(least, best, most, strict=True)
+            0 < a <= b <= c for a, b, c in zip(least, best, most, strict=True)
         )
         if not fits:
-            raise EngineError(f"profile of {name}: {least}, {best}, {most} do not rise")
+            told = f"{least}, {best}, {most}"
+            raise EngineError(f"profile of {file}: {name} is {told}, allowed: 1 or more, rising")
         made.set_shape(name, least, best, most)
-    if not made:
-        raise EngineError(f"the profile does not fit: {'; '.join(log.errors[:_TOLD])}")
     return made
 
 
@@ -178,11 +187,14 @@ def _load_timings(config: Any, flavour: Flavour, path: Path | None) -> Any:
     if path is None or flavour is Flavour.RTX:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    if config.set_timing_cache(cache, ignore_mismatch=False):
+        return cache
+    _log.warning("%s was measured on another GPU or by another version: it is left alone", path)
+    return None
 
 
 def _save(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(data)
     part.replace(path)
@@ -228,7 +240,7 @@ def _monitor(trt: Any, on_progress: Progress | None, canceled: Canceled) -> Any:
             return not canceled()
 
         def phase_finish(self, name: str) -> None:
-            self._tell(name, self.phases.pop(name, 1))
+            self.phases.pop(name, None)  # also where it failed
 
         def _tell(self, name: str, done: int) -> None:
             outermost = next(iter(self.phases), name)

@@ -11,7 +11,7 @@ FUSED_ATTENTION: Final = "_gemm_mha"
 _LAYER: Final = re.compile(r"^Name: (?P<name>[^,]+), LayerType: (?P<kind>[^,]+),(?P<rest>.*)$")
 _TACTIC: Final = re.compile(r"TacticName: (?P<tactic>[^,]+)")
 _NODE: Final = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_TENSOR: Final = re.compile(r"Dimensions: \[([\d,]*)\][^}]*?Datatype: (\w+)")
+_TENSOR: Final = re.compile(r"Dimensions: \[([-\d,]*)\][^}]*?Datatype: (\w+)")
 _SCALARS: Final = ("", "1")
 
 
@@ -21,9 +21,14 @@ class Layer:
 
     name: str
     kind: str
-    types: tuple[str, ...]  # of its inputs and outputs; scalars are left out
+    tensors: tuple[tuple[str, str], ...]  # sizes and type of its inputs, constants and outputs
     tactic: str
     nodes: tuple[str, ...]  # of the ONNX file that it stands for
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Types of all that are no scalars."""
+        return tuple(kind for sizes, kind in self.tensors if sizes not in _SCALARS)
 
     @property
     def is_fused_attention(self) -> bool:
@@ -58,7 +63,9 @@ def float32_layers(layers: Sequence[Layer], allowed: Sequence[str]) -> list[str]
 
 def digest(layers: Sequence[Layer]) -> str:
     """First 16 hex digits of a sha256 over what was compiled; plans differ from build to build."""
-    text = "\n".join(f"{layer.kind} {layer.types} {layer.nodes}" for layer in layers)
+    text = "\n".join(
+        f"{layer.kind} {layer.tensors} {layer.tactic} {layer.nodes}" for layer in layers
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -68,7 +75,7 @@ def _layer(found: re.Match[str]) -> Layer:
     return Layer(
         name=found["name"],
         kind=found["kind"],
-        types=tuple(kind for sizes, kind in _TENSOR.findall(rest) if sizes not in _SCALARS),
+        tensors=tuple(_TENSOR.findall(rest)),
         tactic=tactic["tactic"] if tactic else "",
         nodes=tuple(_NODE.findall(rest)),
     )

@@ -87,9 +87,9 @@ def check_parity(report: Report, name: str, graph: Graph, folder: Path) -> None:
         own = graph.precision(dtype)
         path = folder / f"{graph.name}.{str(dtype).removeprefix('torch.')}.onnx"
         export(graph, path, dtype)
-        libraries: dict[str, Run] = {"onnxruntime": _onnxruntime(path)}
+        libraries: dict[str, Run] = {"onnxruntime": on_onnxruntime(path)}
         if own is torch.float32 and openvino.available():
-            libraries["openvino"] = _openvino(path)
+            libraries["openvino"] = on_openvino(path)
         for library, run in libraries.items():
             relative, absolute = _apart(graph, run, own)
             backend = library if dtype is torch.float32 else f"{library}_fp16"
@@ -183,7 +183,8 @@ def _apart(graph: Graph, run: Run, dtype: torch.dtype) -> tuple[float, float]:
     return relative, absolute
 
 
-def _onnxruntime(path: Path) -> Run:
+def on_onnxruntime(path: Path) -> Run:
+    """Runs an ONNX file by ONNX Runtime on the processor."""
     library: Any = import_module("onnxruntime")
     options = library.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -192,10 +193,15 @@ def _onnxruntime(path: Path) -> Run:
     return lambda feeds: session.run(None, feeds)
 
 
-def _openvino(path: Path) -> Run:
+def on_openvino(path: Path, precision: str = "f32") -> Run:
+    """Runs an ONNX file by OpenVINO on the processor."""
     library: Any = import_module("openvino")
     core = library.Core()
-    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
 
     def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

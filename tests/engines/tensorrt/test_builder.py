@@ -116,7 +116,7 @@ def test_a_capability_that_is_not_supported_is_refused_with_those_that_are(half:
     ("shape", "message"),
     [
         ((2, CHANNELS + 1, 16, 16), "Dimension mismatch for tensor x"),
-        ((2, CHANNELS), "cannot be built|do not rise|does not fit"),
+        ((2, 0, 16, 16), "allowed: 1 or more, rising"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_refused(
@@ -127,13 +127,18 @@ def test_a_profile_that_does_not_fit_is_refused(
 
 
 def test_shapes_that_do_not_rise_are_refused(half: Path) -> None:
-    with pytest.raises(EngineError, match="do not rise"):
+    with pytest.raises(EngineError, match="allowed: 1 or more, rising"):
         build(half, profile_of(block(), MOST, BEST, LEAST), capability=89)
 
 
 def test_an_input_that_is_left_out_is_named(half: Path) -> None:
     with pytest.raises(EngineError, match="input tensor x is missing dimensions in profile"):
         build(half, Profile({}), capability=89)
+
+
+def test_an_input_that_is_not_there_is_refused(half: Path) -> None:
+    with pytest.raises(EngineError, match=r"profile of block\.onnx: no input z, there is x"):
+        build(half, Profile({"z": ((1,), (1,), (1,))}), capability=89)
 
 
 def test_a_damaged_file_is_refused(half: Path, tmp_path: Path) -> None:

@@ -52,3 +52,10 @@ def test_the_digest_is_that_of_what_was_compiled() -> None:
     layers = parse([DUMP])
     assert digest(layers) == digest(parse([DUMP]))
     assert digest(layers) != digest(layers[:2])
+    assert digest(layers) != digest(parse([DUMP.replace("0x67df", "0x67e0")]))
+    assert digest(layers) != digest(parse([DUMP.replace("[4,512,32]", "[2,512,32]")]))
+
+
+def test_sizes_that_are_open_are_read() -> None:
+    (layer,) = parse([f"Layers:\n{NORM}".replace("[2,12,64,64]", "[-1,12,-1,-1]")])
+    assert layer.types == ("Float",)
