@@ -19,11 +19,13 @@ from engines.cache import BuildCanceledError, Canceled, EngineCache, EngineKey, 
 from engines.errors import EngineError
 from engines.graphs import STEP_GRAPHS, Graph, all_graphs, step_graphs
 from engines.memory import GIB, OPTIONS, ModelSizes, Picture, Plan, Work
+from engines.random_weights import published_step_graphs
 from engines.sizes import MULTIPLE_PX
 from engines.tensorrt.builder import Flavour, profile_of
 from engines.tensorrt.stored import Target, stored
 
 INTERRUPTED: Final = 130
+SHAPE: Final = "sdxl-shape"
 GPUS_GB: Final = (8, 12, 16, 24, 40, 80)
 PICTURES: Final[tuple[Picture, ...]] = ((768, 768), (768, 1024), (1024, 1024))
 _MB: Final = 1e6
@@ -43,7 +45,11 @@ def export_command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="instantir export", description="write a model's graphs as ONNX files"
     )
-    parser.add_argument("--model", default="nano", help="name or folder (default: nano)")
+    parser.add_argument(
+        "--model",
+        default="nano",
+        help=f"name or folder (default: nano); {SHAPE}: step graphs of full size, random weights",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--precision", choices=tuple(_PRECISIONS), default="float32")
     parser.add_argument("--graphs", metavar="A,B", help="only these (default: all)")
@@ -311,9 +317,13 @@ def _export(args: argparse.Namespace) -> int:
     # What only exports needs the package that they are written with.
     from engines.export import export
 
-    restorer = loader.load(args.model)
-    chosen = _chosen(all_graphs(restorer.networks, restorer.previewer), args.graphs)
     out, dtype = Path(args.out), _PRECISIONS[args.precision]
+    if args.model == SHAPE:
+        table = published_step_graphs(dtype=dtype)
+    else:
+        restorer = loader.load(args.model)
+        table = all_graphs(restorer.networks, restorer.previewer)
+    chosen = _chosen(table, args.graphs)
     out.mkdir(parents=True, exist_ok=True)
     for graph in chosen:
         start, size = time.perf_counter(), 0

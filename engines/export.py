@@ -6,6 +6,8 @@ fusable (docs/engines.md says what else was tried).
 
 import copy
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,8 @@ def export(graph: Graph, path: Path, dtype: torch.dtype = torch.float32) -> None
     up in float32. Raises EngineError where what was written is not what the table says.
     """
     dtype = graph.precision(dtype)
-    module = _typed(graph.module, dtype)
     given = graph.example(EXAMPLE[ROWS], EXAMPLE[HEIGHT], EXAMPLE[WIDTH], dtype)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _typed(graph.module, dtype) as module:
         # Traced sizes that are asserted, and the exporter's own advice to use another one.
         warnings.simplefilter("ignore")
         write: Any = vars(torch.onnx)["export"]  # its types are only partly known
@@ -94,17 +95,30 @@ class Float32Norm(nn.Module):
         return self.norm(x.float()).to(x.dtype)
 
 
-def _typed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the module in this precision (the module itself where it is so already)."""
+@contextmanager
+def _typed(module: nn.Module, dtype: torch.dtype) -> Generator[nn.Module]:
+    """A copy of the module in this precision, or the module itself where it is so already.
+
+    A large one is not copied; what was changed of it is as before after the block.
+    """
     module = module.eval()
-    if all(parameter.dtype is dtype for parameter in module.parameters()):
-        return module
-    typed = copy.deepcopy(module).to(dtype).eval()
-    for parent in list(typed.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm | nn.LayerNorm):
-                setattr(parent, name, Float32Norm(child))
-    return typed
+    if any(parameter.dtype is not dtype for parameter in module.parameters()):
+        module = copy.deepcopy(module).to(dtype)
+    wrapped: list[tuple[nn.Module, str, nn.Module]] = []
+    if dtype is torch.float16:
+        wrapped = [
+            (parent, name, child)
+            for parent in module.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, nn.GroupNorm | nn.LayerNorm)
+        ]
+    for parent, name, norm in wrapped:
+        setattr(parent, name, Float32Norm(norm))
+    try:
+        yield module
+    finally:
+        for parent, name, norm in wrapped:
+            setattr(parent, name, norm.to(dtype))
 
 
 def _dynamic_axes(graph: Graph) -> dict[str, dict[int, str]]:

@@ -9,8 +9,8 @@ have been fused. For nano, and for one block of SDXL's width with random weights
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,15 +18,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import engines
-from engines import memory
 from engines.backends import openvino
 from engines.export import export
 from engines.graph_checks import operators
-from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, Graph, all_graphs, step_graphs
-from engines.networks import Networks, build_networks
+from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, Graph, all_graphs
+from engines.random_weights import published_step_graphs
 from engines.tensorrt.builder import Flavour, build, profile_of
 from engines.tensorrt.layers import float32_layers
 from engines.verify.__main__ import verify
@@ -72,13 +71,9 @@ def nano_graphs() -> dict[str, Graph]:
     return all_graphs(restorer.networks, restorer.previewer)
 
 
-def wide_graphs(seed: int = 0) -> dict[str, Graph]:
-    """The step graphs of WIDE with random weights; encoders are described, not built."""
-    folder, _ = memory.description(memory.PUBLISHED)
-    with torch.device("meta"):
-        networks = build_networks(replace(folder, unet={**folder.unet, **WIDE}))
-    _fill(networks, seed)
-    return step_graphs(networks, networks.denoiser)
+def wide_graphs() -> dict[str, Graph]:
+    """The step graphs of WIDE with random weights."""
+    return published_step_graphs(WIDE)
 
 
 def check_parity(report: Report, name: str, graph: Graph, folder: Path) -> None:
@@ -209,29 +204,6 @@ def on_openvino(path: Path, precision: str = "f32") -> Run:
         return [results[index] for index in range(len(results))]
 
     return run
-
-
-def _fill(networks: Networks, seed: int) -> None:
-    """Random weights of the usual size for what a step runs."""
-    generator = torch.Generator().manual_seed(seed)
-    for network in (networks.denoiser, networks.aggregator):
-        for module in network.modules():
-            _fill_one(module, generator)
-        network.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def _fill_one(module: nn.Module, generator: torch.Generator) -> None:
-    for name, value in _own(module):
-        fan_in = value[0].numel() if value.ndim > 1 else 1
-        noise = torch.randn(value.shape, generator=generator) / fan_in**0.5
-        flat = 0.1 * noise + (1.0 if name == "weight" else 0.0)
-        made = nn.Parameter(noise if value.ndim > 1 else flat, requires_grad=False)
-        setattr(module, name, made)
-
-
-def _own(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from list(module.named_parameters(recurse=False))
 
 
 if __name__ == "__main__":
