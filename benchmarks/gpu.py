@@ -1,0 +1,107 @@
+"""Step graphs on a CUDA device: numbers against float32 on the processor, and speed.
+
+`python -m benchmarks.gpu`. For nano and for SDXL's width: every step graph in float16 with the
+fused cross-attention and with the plain one, as ratios of runs in turn; and TensorRT engines for
+this device, where `tensorrt` is installed. Without a CUDA device it says so and measures nothing.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.export import export
+from engines.graphs import STEP_GRAPHS, Graph
+from engines.kernels import cross_attention
+from engines.tensorrt.builder import Flavour, build, profile_of
+from engines.verify.compiled import nano_graphs, wide_graphs
+
+_ROWS, _SIDE = 2, 128
+
+
+def apart(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    """The worst relative L2 distance of any output."""
+    return max(
+        float((a.cpu().float() - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    """Of one run, by the device's own clock."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def measure(graph: Graph, runs: int) -> dict[str, Any]:
+    """One graph: distance from float32, and how much faster the fused attention makes it."""
+    given = graph.example(_ROWS, _SIDE, _SIDE, torch.float32)
+    with torch.inference_mode():
+        expected = graph.module(*given)
+        module = graph.module.to("cuda", torch.float16)
+        inputs = tuple(value.to("cuda", torch.float16) for value in given)
+        forms = {"fused": cross_attention.best_for, "plain": lambda *_: cross_attention.plain}
+        taken: dict[str, list[float]] = {name: [] for name in forms}
+        found: dict[str, Any] = {}
+        for turn in range(runs + 1):
+            for name, chosen in forms.items():
+                own, cross_attention.best_for = cross_attention.best_for, chosen
+                try:
+                    if turn == 0:
+                        found[f"{name}_relative"] = apart(module(*inputs), expected)
+                    else:
+                        taken[name].append(milliseconds(lambda: module(*inputs)))
+                finally:
+                    cross_attention.best_for = own
+    pairs = [a / b for a, b in zip(taken["plain"], taken["fused"], strict=True)]
+    found["fused_ms"] = statistics.median(taken["fused"])
+    found["fused_faster"] = statistics.median(pairs)
+    found["fused_faster_spread"] = [min(pairs), max(pairs)]
+    module.to("cpu", torch.float32)
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--report", type=Path, default=Path("reports/gpu.json"))
+    options = parser.parse_args()
+    report: dict[str, Any] = {"device": None}
+    if torch.cuda.is_available():
+        report["device"] = torch.cuda.get_device_name()
+        for title, table in (("nano", nano_graphs), ("sdxl_width", wide_graphs)):
+            graphs = table()
+            for name in STEP_GRAPHS:
+                report[f"{title}.{name}"] = found = measure(graphs[name], options.runs)
+                if Flavour.TENSORRT.installed:
+                    found["tensorrt"] = _built(graphs[name])
+                sys.stdout.write(f"{title}.{name}: {json.dumps(found)}\n")
+    else:
+        sys.stdout.write("no CUDA device: nothing was measured\n")
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _built(graph: Graph) -> dict[str, Any]:
+    sizes = {"rows": _ROWS, "height": _SIDE, "width": _SIDE}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(graph, path, torch.float16)
+        profile = profile_of(graph, sizes, sizes, sizes)
+        built = build(path, profile, flavour=Flavour.TENSORRT)
+    return {"seconds": built.seconds, "fused_attention": built.fused_attention}
+
+
+if __name__ == "__main__":
+    main()
