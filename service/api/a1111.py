@@ -54,6 +54,7 @@ class Restored(BaseModel):
         errors.UnsupportedImage,
         errors.InvalidRequest,
         errors.JobFailed,
+        errors.ResultNotReady,
         errors.QueueFull,
         errors.ServerUnavailable,
     ),

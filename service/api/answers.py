@@ -17,7 +17,7 @@ from service.api.following import wait_for_end
 from service.api.state import Services
 from service.api.views import view
 from service.connection import unavailable_when_away
-from service.errors import JobFailed, ResultGone
+from service.errors import JobFailed, ResultGone, ResultNotReady
 from service.jobs import TERMINAL, Job, JobStatus
 from service.results import BlobKind
 from service.work import Admission, Submission
@@ -96,11 +96,13 @@ async def answer(request: Request, services: Services, made: Admission, wish: Wi
 
 
 async def finished_picture(services: Services, job_id: str) -> bytes:
-    """The finished file of a job that has ended.
+    """The finished file of a job.
 
-    Raises JobFailed, ResultGone, or ServerUnavailable.
+    Raises ResultNotReady where it goes on still, JobFailed, ResultGone, or ServerUnavailable.
     """
     job = await services.queue.get(job_id)
+    if job.status not in TERMINAL:
+        raise ResultNotReady(f"job {job.id} is {job.status} after all this waiting; it goes on")
     if job.status is not JobStatus.SUCCEEDED:
         raise failure(job)
     with unavailable_when_away():

@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from service.jobs import ErrorInfo
+from service.jobs import TERMINAL, ErrorInfo
 from service.queue import JobQueue
 from service.settings import Settings
 from tests.conftest import WaitUntil
@@ -82,6 +82,17 @@ async def test_what_is_ours_alone_goes_in_the_extra_body(asking, claimed, worker
     await worker.succeed(lease)
     await asked
     assert (lease.options.seed, lease.options.steps, lease.options.preset) == (7, 3, "fast")
+
+
+async def test_an_edit_that_takes_too_long_says_so_and_goes_on(
+    asking, claimed, queue, monkeypatch
+) -> None:
+    monkeypatch.setattr("service.api.openai_images._LONGEST_S", 0.5)
+    asked = asking()
+    lease = await claimed()
+    with pytest.raises(openai.BadRequestError, match="after all this waiting; it goes on"):
+        await asked
+    assert (await queue.get(lease.job_id)).status not in TERMINAL
 
 
 async def test_true_previews_are_streamed_while_it_runs(asking, claimed, worker, queue) -> None:
