@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+_log = logging.getLogger(__name__)
 _AGAIN_S: Final = 0.2
 
 
@@ -20,9 +22,18 @@ async def end(task: asyncio.Task[None]) -> None:
 @asynccontextmanager
 async def running(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Tasks for as long as the block lasts."""
-    tasks = [asyncio.create_task(part) for part in work]
+    tasks = [asyncio.create_task(part, name=part.__qualname__) for part in work]
+    for task in tasks:
+        task.add_done_callback(_tell)
     try:
         yield
     finally:
         for task in tasks:
             await end(task)
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    """Work that is to last must not die unheard."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.critical("%s ended by a fault", task.get_name(), exc_info=error)

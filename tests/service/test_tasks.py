@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from service.tasks import end, running
+from tests.conftest import WaitUntil
 
 
 async def test_a_task_that_swallows_a_cancel_is_ended_all_the_same() -> None:
@@ -57,3 +58,21 @@ async def test_a_task_that_has_ended_needs_no_cancel() -> None:
     await end(task)
     with pytest.raises(ValueError, match="mine"):
         task.result()
+
+
+async def test_work_that_dies_is_told(
+    caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
+    async def broken() -> None:
+        raise ValueError("mine")
+
+    async with running(broken()):
+        await wait_until(lambda: bool(caplog.text))
+    assert "broken ended by a fault" in caplog.text
+    assert "ValueError: mine" in caplog.text
+
+
+async def test_work_that_is_ended_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(asyncio.Event().wait()):  # pyright: ignore[reportArgumentType]
+        await asyncio.sleep(0)
+    assert caplog.text == ""
