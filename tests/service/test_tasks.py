@@ -73,6 +73,12 @@ async def test_work_that_dies_is_told(
 
 
 async def test_work_that_is_ended_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async with running(asyncio.Event().wait()):  # pyright: ignore[reportArgumentType]
-        await asyncio.sleep(0)
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with running(work()):
+        await began.wait()
     assert caplog.text == ""
