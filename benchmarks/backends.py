@@ -58,9 +58,9 @@ def ratios(taken: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
 
 
 def restorations(runs: int, folder: Path) -> dict[str, dict[str, float]]:
-    """A whole restoration of one 256x256 photograph by nano, preset `balanced`."""
+    """A whole restoration of one 256x256 picture (noise) by nano, preset `balanced`."""
     made = {_REFERENCE: engines.load("nano")}
-    for precision in openvino.PRECISIONS if openvino.has_bf16() else openvino.PRECISIONS[:1]:
+    for precision in openvino.precisions():
         name = f"openvino {precision}"
         made[name] = engines.load("nano", backend="openvino", precision=precision, cache=folder)
     values = np.random.default_rng(0).integers(0, 256, (_SIDE_PX, _SIDE_PX, 3), dtype=np.uint8)
@@ -80,13 +80,12 @@ def steps(table: Mapping[str, Graph], runs: int, folder: Path) -> dict[str, dict
     """The three graphs of a step, two rows of 64x64 latents each."""
     feeds: dict[str, tuple[torch.Tensor, ...]] = {}
     compiled: dict[str, dict[str, Callable[[dict[str, np.ndarray]], object]]] = {}
-    precisions = openvino.PRECISIONS if openvino.has_bf16() else openvino.PRECISIONS[:1]
     for name in STEP_GRAPHS:
         path = folder / f"{name}.onnx"
         export(table[name], path)
         feeds[name] = table[name].example(_ROWS, _SIDE, _SIDE, torch.float32)
         compiled.setdefault("onnxruntime f32", {})[name] = on_onnxruntime(path)
-        for precision in precisions:
+        for precision in openvino.precisions():
             own = compiled.setdefault(f"openvino {precision}", {})
             own[name] = on_openvino(path, precision)
 

@@ -234,7 +234,9 @@ class _Sizes:
         unet, self.networks = networks.denoiser.unet, networks
         self.tokens, self.text, self.pooled = networks.text.widths
         self.queries = networks.denoiser.resampler.config.queries
-        self.features: int = networks.vision.dino.config.hidden_size
+        vision = networks.vision
+        patches = (vision.crop // vision.dino.config.patch_size) ** 2
+        self.features = (Axis(ROWS), 1 + patches, int(vision.dino.config.hidden_size))
         self.embedding: int = unet.time_embedding.linear_2.out_features
         self.widths = networks.denoiser.attentions_by_width()
         self.modulation = 4 * sum(width * count for width, count in self.widths.items())
@@ -282,10 +284,8 @@ def _embed(name: str, network: Denoiser | Aggregator, wide: _Sizes) -> Graph:
 
 
 def _conditioning(name: str, denoiser: Denoiser, wide: _Sizes) -> Graph:
-    vision = wide.networks.vision
-    patches = (vision.crop // vision.dino.config.patch_size) ** 2
     inputs = (
-        Port("features", (Axis(ROWS), 1 + patches, wide.features)),
+        Port("features", wide.features),
         Port("text", (Axis(ROWS), wide.tokens, wide.text)),
     )
     return Graph(name, _Conditioning(denoiser), inputs, wide.memory)
@@ -312,10 +312,8 @@ def _pixels(codec: KLCodec | PatchCodec) -> Port:
 
 
 def _vision(vision: VisionEncoder, wide: _Sizes) -> Graph:
-    patches = (vision.crop // vision.dino.config.patch_size) ** 2
     pixels = Port("pixels", (Axis(ROWS), VISION_CHANNELS, vision.crop, vision.crop))
-    features = Port("features", (Axis(ROWS), 1 + patches, wide.features))
-    return Graph("vision", _Vision(vision), (pixels,), (features,))
+    return Graph("vision", _Vision(vision), (pixels,), (Port("features", wide.features),))
 
 
 def _text(text: TextEncoder, wide: _Sizes) -> Graph:

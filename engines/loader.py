@@ -88,7 +88,7 @@ def _openvino(restorer: Restorer, folder: Path | None, precision: str | None) ->
 
 def processor_precision(restorer: Restorer) -> str:
     """The fastest precision of compiled engines in which the model is as good on this processor."""
-    return "bf16" if restorer.settings.bf16 and openvino.has_bf16() else "f32"
+    return openvino.precisions()[-1] if restorer.settings.bf16 else "f32"
 
 
 def _writable(folder: Path) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-import engines.models
 from engines import graphs
 from engines.cache import Canceled, EngineCache, EngineKey
 from engines.graphs import Graph
@@ -35,7 +34,7 @@ def exported(
         graph=graph.name,
         source=source(fingerprint),
         backend="onnx",
-        version=f"{version('onnx')} torch {torch.__version__}",
+        version=version("onnx"),
         target="any",
         precision=str(graph.precision(dtype)).removeprefix("torch."),
         profile=DYNAMIC,
@@ -45,8 +44,8 @@ def exported(
 
 
 def source(fingerprint: str) -> str:
-    """A model's weights, and the code that makes graphs of them."""
-    return f"{fingerprint} {_code()}"
+    """A model's weights, and the code and libraries that make graphs of them."""
+    return f"{fingerprint} {_code()} torch {torch.__version__} onnx {version('onnx')}"
 
 
 @cache
@@ -58,7 +57,7 @@ def _code() -> str:
 
 
 def _sources() -> Iterator[Path]:
-    here = Path(graphs.__file__)
-    yield here
-    yield here.parent / "export.py"
-    yield from Path(engines.models.__path__[0]).glob("*.py")
+    here = Path(graphs.__file__).parent
+    yield from (here / name for name in ("graphs.py", "export.py", "attention.py"))
+    for part in ("models", "kernels"):
+        yield from (here / part).glob("*.py")

@@ -21,7 +21,6 @@ from engines.errors import EngineError
 from engines.graphs import STEP_GRAPHS, Graph
 from engines.models.adapter import Hoisted
 
-PRECISIONS: Final = ("f32", "bf16")
 _BLOB: Final = "model.blob"
 _DEVICE: Final = "CPU"
 
@@ -31,9 +30,10 @@ def available() -> bool:
     return all(find_spec(name) is not None for name in ("openvino", "onnx"))
 
 
-def has_bf16() -> bool:
-    """Whether this processor has bfloat16 in hardware."""
-    return "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+def precisions() -> tuple[str, ...]:
+    """Those that this processor has in hardware, the fastest last."""
+    able = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return ("f32", "bf16") if "BF16" in able else ("f32",)
 
 
 def _core() -> Any:
@@ -44,7 +44,7 @@ def _core() -> Any:
 class OpenVinoBackend:
     """Runs the graphs of a step on the processor; see `engines.backends.eager.Backend`.
 
-    `precision` is one of PRECISIONS. Raises EngineError for one that the processor has not.
+    Raises EngineError for a precision that is none of `precisions()`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class OpenVinoBackend:
         engine_cache: EngineCache,
         precision: str = "f32",
     ) -> None:
-        able = PRECISIONS if has_bf16() else PRECISIONS[:1]
+        able = precisions()
         if precision not in able:
             raise EngineError(f"precision is {precision!r}, this processor has: {', '.join(able)}")
         self._core = _core()

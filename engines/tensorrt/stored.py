@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +61,7 @@ def stored(
         told = "all" if capability is None else f"sm_{capability}"
     key = EngineKey(
         graph=graph.name,
-        source=f"{compiled.source(fingerprint)} {version('onnx')} {torch.__version__}",
+        source=compiled.source(fingerprint),
         backend=str(target.flavour),
         version=str(trt.__version__),
         target=told,

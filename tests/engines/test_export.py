@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,38 +16,15 @@ from engines.export import Float32Norm, check, export
 from engines.graph_checks import half_and_full
 from engines.graphs import ROWS, STEP_GRAPHS, Axis, Graph, Port, all_graphs
 from engines.restorer import Restorer
-
-SIZES = ((1, 32, 32), (2, 64, 32), (3, 32, 96))
-# Relative L2 against torch in float32; half precision computes on rounded weights and inputs.
-TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3}
+from engines.verify.compiled import TOLERANCES, apart, on_onnxruntime
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    return session.run(None, feeds)
-
-
-def apart(graph: Graph, path: Path, dtype: torch.dtype) -> float:
-    """The worst relative L2 distance of any output at any size."""
-    worst = 0.0
-    for seed, (rows, height, width) in enumerate(SIZES):
-        given = graph.example(rows, height, width, torch.float32, seed)
-        with torch.inference_mode():
-            expected = graph.module(*given)
-        own = graph.precision(dtype)
-        feeds = {
-            port.name: (value if port.dtype else value.to(own)).numpy()
-            for port, value in zip(graph.inputs, given, strict=True)
-        }
-        for ours, theirs in zip(run(path, feeds), expected, strict=True):
-            off = np.linalg.norm(ours.astype(np.float32) - theirs.numpy())
-            worst = max(worst, float(off / np.linalg.norm(theirs.numpy())))
-    return worst
+def off(graph: Graph, path: Path, dtype: torch.dtype) -> float:
+    """The worst relative L2 distance from torch of any output at any size."""
+    relative, _ = apart(graph, on_onnxruntime(path), graph.precision(dtype))
+    return relative
 
 
 @pytest.mark.slow
@@ -61,7 +36,7 @@ def test_every_graph_computes_the_same_at_several_sizes(
     for name, graph in all_graphs(either.networks, either.previewer).items():
         path = tmp_path / f"{name}.onnx"
         export(graph, path, dtype)
-        assert apart(graph, path, dtype) < TOLERANCES[dtype], name
+        assert off(graph, path, dtype) < TOLERANCES[dtype], name
 
 
 def test_a_step_graph_in_half_precision_is_half_but_for_its_norms(
@@ -74,7 +49,7 @@ def test_a_step_graph_in_half_precision_is_half_but_for_its_norms(
     casts = half_and_full(onnx.load(str(path)))
     assert casts["float32"] == norms
     assert next(graph.module.parameters()).dtype is torch.float32  # the original is as it was
-    assert apart(graph, path, torch.float16) < TOLERANCES[torch.float16]
+    assert off(graph, path, torch.float16) < TOLERANCES[torch.float16]
 
 
 class Affine(nn.Module):
@@ -111,7 +86,7 @@ def test_large_weights_lie_in_one_file_beside_the_graph(
     graph = affine(32)
     export(graph, tmp_path / "model.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    assert apart(graph, tmp_path / "model.onnx", torch.float32) < TOLERANCES[torch.float32]
+    assert off(graph, tmp_path / "model.onnx", torch.float32) < TOLERANCES[torch.float32]
 
 
 def test_a_file_that_is_not_what_the_table_says_is_refused(tmp_path: Path) -> None:

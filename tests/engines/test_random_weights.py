@@ -5,15 +5,9 @@ from torch import nn
 
 from engines.graphs import STEP_GRAPHS
 from engines.random_weights import fill, published_step_graphs
+from engines.verify.compiled import WIDE
 
-SMALL = {
-    "block_out_channels": [32, 64],
-    "attention_head_dim": [1, 1],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "transformer_layers_per_block": [1, 1],
-}
+SMALL = {**WIDE, "block_out_channels": [32, 64], "attention_head_dim": [1, 1]}
 
 
 def test_every_parameter_is_filled_in_the_precision_that_is_asked_for() -> None:
