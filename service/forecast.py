@@ -3,6 +3,10 @@
 A worker steps the jobs that it holds together: one round takes each of them one step further and
 lasts as long as their steps take one after the other, as every executor measures them. So the
 simulation knows of each job its steps and the seconds of one step, and plays the rounds.
+
+Costs are those of a worker that is busy alone. Workers that share a machine slow one another down;
+how much, finished jobs have told (`Load.crowding`). As it slows all of them alike, the rounds are
+played by a clock that runs so much slower, and its times are stretched.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Final
 
 from service.jobs import Eta
@@ -44,11 +49,13 @@ class Line:
             return cls(0.0, y / x, steps / n)
         return cls(intercept, slope, steps / n)
 
-    @classmethod
-    def level(cls, sums: Sequence[float]) -> Line:
-        """The mean, for jobs whose pictures are of about one size; sums as for `of`."""
-        n, _, y, _, _, steps = sums
-        return cls(y / n, 0.0, steps / n)
+    def at(self, costs: Sequence[float]) -> Line:
+        """The line of jobs of this kind that are of about one size, by what the last ones cost.
+
+        It is level at their median, the lower one of two: the first job of a size that a process
+        meets costs more, and says nothing of the next.
+        """
+        return Line(median_low(costs), 0.0, self.steps)
 
     def seconds(self, pixels: int) -> float:
         """What a job with a picture of so many pixels costs."""
@@ -56,25 +63,23 @@ class Line:
 
 
 class CostModel:
-    """What jobs cost, by kind and size class.
+    """What jobs cost, by kind and size class: sums for a line of the one, the last costs of both.
 
     A class not seen yet lies on the line of its kind, a new kind on that of all others.
     """
 
     def __init__(self, costs: Mapping[str, Sequence[float]]) -> None:
-        self._lines = {
-            kind: Line.level(sums) if SIZED in kind else Line.of(sums)
-            for kind, sums in costs.items()
-            if sums[1] > 0
-        }
-        kinds = [sums for kind, sums in costs.items() if SIZED not in kind]
-        every = [sum(column) for column in zip(*kinds, strict=True)]
+        kinds = {kind: sums for kind, sums in costs.items() if SIZED not in kind}
+        self._lines = {kind: Line.of(sums) for kind, sums in kinds.items() if sums[1] > 0}
+        self._sized = {kind: last for kind, last in costs.items() if SIZED in kind}
+        every = [sum(column) for column in zip(*kinds.values(), strict=True)]
         self._any = Line.of(every) if every and every[1] > 0 else None
 
     def line(self, pace_key: str) -> Line | None:
         """The line of a kind; None while no job has been finished at all."""
         kind, _, _ = pace_key.partition(SIZED)
-        return self._lines.get(pace_key) or self._lines.get(kind, self._any)
+        line, last = self._lines.get(kind, self._any), self._sized.get(pace_key)
+        return line.at(last) if line and last else line
 
 
 @dataclass(slots=True)
@@ -101,9 +106,9 @@ class _Worker:
     at: float
     jobs: list[_Job]
 
-    def catch_up(self) -> None:
+    def catch_up(self, slowness: float) -> None:
         """Count what was done of the steps at hand, as nobody tells before they have ended."""
-        round_s = sum(job.step_s for job in self.jobs)
+        round_s = sum(job.step_s for job in self.jobs) * slowness
         for job in self.jobs:
             job.steps -= min(job.since_s / round_s, _OF_A_STEP * min(1.0, job.steps))
 
@@ -131,15 +136,24 @@ def simulate(load: Load, model: CostModel, slots: Sequence[int]) -> dict[str, fl
     owned = sorted(held.values(), key=len, reverse=True)
     rest = [list[_Job]() for _ in range(max(0, len(slots) - len(owned)))]
     workers = [_Worker(0.0, jobs) for jobs in (*owned, *rest)]
+    slowness = _slowness(len(owned), load.crowding)
     for worker in workers:
-        worker.catch_up()
+        worker.catch_up(slowness)
     sizes = sorted(slots, reverse=True) + [max(slots)] * max(0, len(workers) - len(slots))
     waiting = [job for row in load.waiting if (job := _Job.of(row, model)) is not None]
-    return _play(workers, sizes, waiting)
+    return _play(workers, sizes, waiting, load.crowding)
 
 
-def _play(workers: list[_Worker], sizes: list[int], waiting: list[_Job]) -> dict[str, float]:
+def _slowness(busy: int, crowding: float) -> float:
+    """By what factor steps take longer while so many workers are busy."""
+    return 1.0 + crowding * max(0, busy - 1)
+
+
+def _play(
+    workers: list[_Worker], sizes: list[int], waiting: list[_Job], crowding: float
+) -> dict[str, float]:
     ends: dict[str, float] = {}
+    clock, now_s = 0.0, 0.0  # of a worker that is busy alone, and of the wall
     queue = iter(waiting)
     # Of the workers with a free slot, the one that holds least goes first.
     for held in range(max(sizes)):
@@ -152,8 +166,10 @@ def _play(workers: list[_Worker], sizes: list[int], waiting: list[_Job]) -> dict
         _, index = heapq.heappop(heap)
         worker = workers[index]
         at, ended = worker.finish_first()
+        now_s += (at - clock) * _slowness(len(heap) + 1, crowding)
+        clock = at
         for job in ended:
-            ends[job.job_id] = at
+            ends[job.job_id] = now_s
             if (following := next(queue, None)) is not None:
                 worker.jobs.append(following)
         if worker.jobs:

@@ -25,6 +25,8 @@
 | deliveries:ID    | list   | the last tries for a job's messages          | a day                 |
 | cache:HASH:MODEL | string | the job whose result answers an equal request| retention             |
 | costs            | hash   | what jobs cost, by kind                      | alive                 |
+| held             | hash   | how many jobs each busy worker holds         | alive                 |
+| busy             | hash   | seconds that workers were busy; crowding     | alive                 |
 | accuracy         | list   | how far the last predictions were off        | alive                 |
 | pace             | hash   | moving mean of the seconds a job runs        | retention             |
 | worker:ID        | hash   | a worker's last heartbeat                    | one lease             |
@@ -78,10 +80,12 @@ ENDED: Final = shared("ended")
 PACE: Final = shared("pace")
 COSTS: Final = shared("costs")
 ACCURACY: Final = shared("accuracy")
+HELD: Final = shared("held")
+BUSY: Final = shared("busy")
 WORKERS: Final = shared("workers")
 SHARED: Final = (
     *(BELL, NUDGE, CLOCK, LEASES, DEADLINES, WATCHED, DEAD, HOOKS, ENDED, PACE, COSTS, ACCURACY),
-    WORKERS,
+    *(HELD, BUSY, WORKERS),
 )
 
 

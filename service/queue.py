@@ -123,11 +123,12 @@ class JobQueue:
         """Held and waiting jobs, of the latter at most so many, in the order of their claim."""
         with unavailable_when_away():
             reply: Any = await self._scripts.run("load", keys.queues(), [waiting])
-        held, queued, count = reply
-        return Load([_loaded(row) for row in held], [_loaded(row) for row in queued], count)
+        held, queued, count, crowding = reply
+        rows = [_loaded(row) for row in held], [_loaded(row) for row in queued]
+        return Load(*rows, count, float(crowding))
 
     async def costs(self) -> dict[str, list[float]]:
-        """What finished jobs have cost: for each kind the sums of `service.forecast.Line`."""
+        """What finished jobs have cost: the arguments of `service.forecast.CostModel`."""
         with unavailable_when_away():
             sums = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.COSTS))
         return {kind.decode(): json.loads(text) for kind, text in sums.items()}

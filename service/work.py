@@ -107,6 +107,7 @@ class Load:
     held: list[Loaded]
     waiting: list[Loaded]
     count: int
+    crowding: float = 0.0  # by what share each further busy worker slows the others down
 
 
 @dataclass(frozen=True, slots=True)

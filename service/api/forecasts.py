@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from service.errors import ServerUnavailable
@@ -86,7 +86,7 @@ class Forecasts:
         load = await self._queue.load(MOST_WAITING)
         size = asked.source.width * asked.source.height
         mine = Loaded("", asked.pace_key, size, "", 0.0)
-        joined = Load(load.held, [*load.waiting, mine], load.count + 1)
+        joined = replace(load, waiting=[*load.waiting, mine], count=load.count + 1)
         ends, errors = await self._simulate(joined)
         return load.count, band(ends[""], errors) if "" in ends else None
 

@@ -26,7 +26,8 @@ local function take(id, tag, priority)
   local attempt = tonumber(job[2])
   if attempt >= tonumber(job[3]) then return give_up(id, attempt) end
   local at = now()
-  redis.call('HSET', key, 'owner', worker, 'attempt', attempt + 1, 'started_at', at)
+  redis.call('HSET', key, 'owner', worker, 'attempt', attempt + 1, 'started_at', at,
+    'busy_from', occupy(worker, 1))
   move(id, 'running')
   expire(id, ALIVE_S)
   place(LEASES, tonumber(at) + LEASE_MS / 1000, id)

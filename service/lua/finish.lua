@@ -5,8 +5,8 @@
 -- ('' where they are kept elsewhere), seconds of the executor's time and steps ('' if unknown).
 -- Returns 1 if the job ended as asked (also when asked again), else 0.
 
--- What jobs of a kind (with its size class, and without) cost, against their pixels: decaying sums for a line, and the mean of steps.
-local function learn(kind, x, y, steps)
+-- What jobs of a kind cost against their pixels: decaying sums for a line, and the mean of steps.
+local function learn_line(kind, x, y, steps)
   local sums = cjson.decode(redis.call('HGET', COSTS, kind) or '[0,0,0,0,0,0]')
   local values = {1, x, y, x * x, x * y, steps}
   for i, value in ipairs(values) do
@@ -14,6 +14,36 @@ local function learn(kind, x, y, steps)
   end
   redis.call('HSET', COSTS, kind, cjson.encode(sums))
   redis.call('EXPIRE', COSTS, ALIVE_S)
+end
+
+-- What the last jobs of a kind and size class cost, the newest first.
+local function costs_of(sized)
+  return cjson.decode(redis.call('HGET', COSTS, sized) or '[]')
+end
+
+local function learn_cost(sized, seconds)
+  local costs = costs_of(sized)
+  table.insert(costs, 1, tonumber(string.format('%.9g', seconds)))
+  costs[8] = nil
+  redis.call('HSET', COSTS, sized, cjson.encode(costs))
+end
+
+-- How many other workers were busy while the job was held, on the mean.
+local function crowd_of(busy_from, busy_until, took)
+  if not busy_from or not busy_until then return 0 end
+  return math.max(0, (tonumber(busy_until) - tonumber(busy_from)) / math.max(took, 1e-6) - 1)
+end
+
+-- The slope of how much longer jobs take in a crowd than those of their kind and size did alone.
+local function learn_crowding(sized, seconds, crowd)
+  local costs = costs_of(sized)
+  if #costs == 0 then return end
+  table.sort(costs)
+  local slow = math.max(-0.5, math.min(seconds / costs[math.ceil(#costs / 2)] - 1, 2))
+  for field, value in pairs({crowd_slow = crowd * slow, crowd_crowd = crowd * crowd}) do
+    local sum = tonumber(redis.call('HGET', BUSY, field) or 0)
+    redis.call('HSET', BUSY, field, string.format('%.6f', 0.95 * sum + value))
+  end
 end
 
 local id, worker, attempt, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -40,16 +70,20 @@ redis.call('HSET', key, 'output', ARGV[5])
 append(id, 'output', ARGV[5])
 close(id, to)
 judge(id)
-local job = redis.call('HMGET', key, 'pace', 'pixels', 'cache', 'fingerprint')
+local job = redis.call('HMGET', key, 'pace', 'pixels', 'cache', 'fingerprint', 'started_at',
+  'busy_from', 'busy_until')
+local took = tonumber(now()) - tonumber(job[5])
 if ARGV[7] ~= '' then
-  for _, kind in ipairs({job[1], job[1]:match('^[^@]*')}) do
-    learn(kind, tonumber(job[2]), tonumber(ARGV[7]), tonumber(ARGV[8]))
-  end
+  local pixels, seconds, steps = tonumber(job[2]), tonumber(ARGV[7]), tonumber(ARGV[8])
+  local crowd = crowd_of(job[6], job[7], took)
+  learn_crowding(job[1], seconds, crowd)
+  local alone = seconds / (1 + crowding() * crowd)
+  learn_cost(job[1], alone)
+  learn_line(job[1]:match('^[^@]*'), pixels, alone, steps)
 end
 if job[3] ~= '' and job[4] then
   redis.call('SET', KEY.cache .. job[3] .. ':' .. job[4], id, 'EX', RETENTION_S)
 end
-local took = tonumber(now()) - tonumber(redis.call('HGET', key, 'started_at'))
 local mean = tonumber(redis.call('HGET', PACE, 'seconds') or took)
 redis.call('HSET', PACE, 'seconds', string.format('%.3f', 0.8 * mean + 0.2 * took))
 redis.call('EXPIRE', PACE, RETENTION_S)

@@ -3,6 +3,9 @@
 --   ALIVE_S, RETENTION_S, LEASE_MS.
 -- Portable: Redis >= 7.0, Valkey >= 8. The only clock is the server's.
 
+-- So much crowd must have been seen before its effect is half believed.
+local DOUBT = 0.05
+
 local function now()
   local t = redis.call('TIME')
   return string.format('%d.%06d', t[1], t[2])
@@ -56,11 +59,39 @@ local function place(key, score, member)
   redis.call('EXPIRE', key, ALIVE_S)
 end
 
+-- One job more or less (`change`) of a worker; returns the seconds that workers have been busy, all
+-- of them together: their growth over a span is how many were busy in it.
+local function occupy(worker, change)
+  local at, was = tonumber(now()), redis.call('HMGET', BUSY, 'at', 'seconds')
+  local workers = redis.call('HLEN', HELD)
+  local seconds = tonumber(was[2] or 0) + workers * (at - tonumber(was[1] or at))
+  redis.call('HSET', BUSY, 'at', string.format('%.6f', at), 'seconds', string.format('%.6f', seconds))
+  redis.call('EXPIRE', BUSY, ALIVE_S)
+  if redis.call('HINCRBY', HELD, worker, change) <= 0 then redis.call('HDEL', HELD, worker) end
+  redis.call('EXPIRE', HELD, ALIVE_S)
+  return seconds
+end
+
+-- By what share each further busy worker slows the others down, as jobs have shown: nothing where
+-- each has a machine of its own, much where they share its cores.
+local function crowding()
+  local sums = redis.call('HMGET', BUSY, 'crowd_slow', 'crowd_crowd')
+  return math.max(0, tonumber(sums[1] or 0) / (tonumber(sums[2] or 0) + DOUBT))
+end
+
+-- Takes a job off its worker's hands; must come before the worker is taken off the record.
+local function unlease(id)
+  if redis.call('ZREM', LEASES, id) == 0 then return end
+  local worker = redis.call('HGET', KEY.job .. id, 'owner')
+  if not worker then return end
+  redis.call('HSET', KEY.job .. id, 'busy_until', occupy(worker, -1))
+end
+
 -- A move to a terminal status: the job leaves every list, retention starts, the end is counted.
 local function close(id, to)
   if not move(id, to) then return false end
   redis.call('ZREM', KEY.queue .. redis.call('HGET', KEY.job .. id, 'priority'), id)
-  redis.call('ZREM', LEASES, id)
+  unlease(id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
   redis.call('HSET', KEY.job .. id, 'finished_at', now())
@@ -112,8 +143,8 @@ local function nudge() announce(NUDGE) end
 -- Puts a job that was held back into its queue: before all that came later, as it keeps its tag.
 local function requeue(id)
   local key = KEY.job .. id
+  unlease(id)
   redis.call('HDEL', key, 'owner', 'started_at', 'progress', 'progressed_at')
-  redis.call('ZREM', LEASES, id)
   if not move(id, 'queued') then return end
   local job = redis.call('HMGET', key, 'priority', 'tag')
   place(KEY.queue .. job[1], job[2], id)

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Who runs and who waits: what a forecast is made of.
 -- KEYS: every queue in claim order. ARGV: how many waiting jobs at most.
--- Returns {{held jobs}, {waiting jobs}, waiting jobs in all}; a job is {id, pace key, pixels,
--- owner, progress (JSON), seconds since then}, the last three '' for those that wait.
+-- Returns {{held jobs}, {waiting jobs}, waiting jobs in all, crowding}; a job is {id, pace key,
+-- pixels, owner, progress (JSON), seconds since then}, the last three '' for those that wait.
 local held, waiting, count, most, at = {}, {}, 0, tonumber(ARGV[1]), tonumber(now())
 
 local function row(id)
@@ -21,4 +21,4 @@ for _, queue in ipairs(KEYS) do
     end
   end
 end
-return {held, waiting, count}
+return {held, waiting, count, tostring(crowding())}

@@ -50,17 +50,23 @@ def test_an_unknown_kind_costs_what_all_others_do() -> None:
 
 
 def test_a_size_that_was_seen_costs_what_it_did_and_another_lies_on_the_line() -> None:
-    padded = {"kind@27": sums((100, 2.0, 10), (110, 2.2, 10)), "kind": MODEL_SUMS}
+    padded = {"kind@27": [2.0, 2.2, 2.1], "kind": MODEL_SUMS}
     model = CostModel(padded)
     seen, between = model.line("kind@27"), model.line("kind@30")
     assert seen is not None
     assert between is not None
-    assert seen.seconds(100) == pytest.approx(2.1)
+    assert (seen.seconds(100), seen.steps) == (2.1, 10)
     assert between.seconds(200) == pytest.approx(2.0)
 
 
+def test_the_dear_first_job_of_a_size_is_no_measure_of_the_next() -> None:
+    line = CostModel({"kind@27": [2.0, 5.0], "kind": MODEL_SUMS}).line("kind@27")
+    assert line is not None
+    assert line.seconds(100) == 2.0
+
+
 def test_sizes_do_not_count_twice_for_an_unknown_kind() -> None:
-    model = CostModel({"kind@27": sums((100, 9.0, 10)), "kind": sums((100, 1.0, 10))})
+    model = CostModel({"kind@27": [9.0], "kind": sums((100, 1.0, 10))})
     line = model.line("other@27")
     assert line is not None
     assert line.seconds(100) == pytest.approx(1.0)
@@ -99,6 +105,17 @@ def test_workers_share_what_waits() -> None:
     load = Load([], [job("a"), job("b"), job("c")], 3)
     ends = simulate(load, MODEL, [1, 1])
     assert ends == pytest.approx({"a": 1.0, "b": 1.0, "c": 2.0})
+
+
+def test_workers_that_share_a_machine_slow_one_another_down_while_both_are_busy() -> None:
+    load = Load([job("a", owner="v"), job("b", 200, owner="w")], [], 0, crowding=0.5)
+    # 1.5 s until a has ended, and of b's 2.0 s one is left, alone.
+    assert simulate(load, MODEL, [1, 1]) == pytest.approx({"a": 1.5, "b": 2.5})
+
+
+def test_jobs_that_share_a_worker_are_no_crowd() -> None:
+    load = Load([job("a", owner="w"), job("b", owner="w")], [], 0, crowding=0.5)
+    assert simulate(load, MODEL, [2]) == pytest.approx({"a": 2.0, "b": 2.0})
 
 
 def test_nothing_is_predicted_without_a_worker_or_before_anything_was_measured() -> None:
