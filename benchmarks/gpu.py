@@ -1,29 +1,35 @@
 """Step graphs on a CUDA device: numbers against float32 on the processor, and speed.
 
 `python -m benchmarks.gpu`. For nano and for SDXL's width: every step graph in float16 with the
-fused cross-attention and with the plain one, as ratios of runs in turn; and TensorRT engines for
-this device, where `tensorrt` is installed. Without a CUDA device it says so and measures nothing.
+fused cross-attention and with the plain one, as ratios of runs in turn. For nano: whole
+restorations by torch and, where one of its flavours is installed, by TensorRT, with engines built
+for this device. Without a CUDA device it says so and measures nothing.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from engines.export import export
+import engines
+from engines.backends import tensorrt
 from engines.graphs import STEP_GRAPHS, Graph
 from engines.kernels import cross_attention
-from engines.tensorrt.builder import Flavour, build, profile_of
+from engines.restorer import Restorer
 from engines.verify.compiled import nano_graphs, wide_graphs
 
 _ROWS, _SIDE = 2, 128
+_PICTURE_PX = 256
 
 
 def apart(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
@@ -71,6 +77,36 @@ def measure(graph: Graph, runs: int) -> dict[str, Any]:
     return found
 
 
+def restored(restorer: Restorer, preset: str = "balanced") -> tuple[np.ndarray, float]:
+    """A picture restored from begin to finish, and the seconds that it took."""
+    noise = np.random.default_rng(0).integers(0, 256, (_PICTURE_PX, _PICTURE_PX, 3), np.uint8)
+    began = time.perf_counter()
+    restoration = restorer.begin(Image.fromarray(noise), restorer.params(preset))
+    while not restoration.done:
+        restorer.step([restoration])
+    picture = restorer.finish(restoration)  # on the processor: the device is done
+    return np.asarray(picture).astype(int), time.perf_counter() - began
+
+
+def whole(restorers: dict[str, Restorer], reference: Restorer, runs: int) -> dict[str, Any]:
+    """Restorations by each in turn: seconds, how much faster than the first, grey levels off."""
+    expected, _ = restored(reference)
+    off = {name: int(abs(restored(one)[0] - expected).max()) for name, one in restorers.items()}
+    taken = {name: list[float]() for name in restorers}
+    for _ in range(runs):
+        for name, one in restorers.items():
+            taken[name].append(restored(one)[1])
+    first = next(iter(taken.values()))
+    return {
+        name: {
+            "seconds": statistics.median(own),
+            "faster": statistics.median(a / b for a, b in zip(first, own, strict=True)),
+            "grey_levels_off": off[name],
+        }
+        for name, own in taken.items()
+    }
+
+
 def main() -> None:
     """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -84,23 +120,19 @@ def main() -> None:
             graphs = table()
             for name in STEP_GRAPHS:
                 report[f"{title}.{name}"] = found = measure(graphs[name], options.runs)
-                if Flavour.TENSORRT.installed:
-                    found["tensorrt"] = _built(graphs[name])
                 sys.stdout.write(f"{title}.{name}: {json.dumps(found)}\n")
+        backends = ("torch", "tensorrt") if tensorrt.flavour() else ("torch",)
+        with TemporaryDirectory() as folder:
+            on_device = {
+                name: engines.load("nano", device="cuda", backend=name, cache=Path(folder))
+                for name in backends
+            }
+            report["nano"] = whole(on_device, engines.load("nano"), options.runs)
+        sys.stdout.write(f"nano: {json.dumps(report['nano'])}\n")
     else:
         sys.stdout.write("no CUDA device: nothing was measured\n")
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def _built(graph: Graph) -> dict[str, Any]:
-    sizes = {"rows": _ROWS, "height": _SIDE, "width": _SIDE}
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(graph, path, torch.float16)
-        profile = profile_of(graph, sizes, sizes, sizes)
-        built = build(path, profile, flavour=Flavour.TENSORRT)
-    return {"seconds": built.seconds, "fused_attention": built.fused_attention}
 
 
 if __name__ == "__main__":

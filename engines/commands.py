@@ -14,14 +14,14 @@ from typing import Final
 import torch
 
 from engines import loader, memory
-from engines.backends import openvino
+from engines.backends import openvino, tensorrt
 from engines.cache import BuildCanceledError, Canceled, EngineCache, EngineKey, Entry
+from engines.choice import processor_precision, sides_of
 from engines.errors import EngineError
 from engines.graphs import STEP_GRAPHS, Graph, all_graphs, step_graphs
 from engines.memory import GIB, OPTIONS, ModelSizes, Picture, Plan, Work
 from engines.random_weights import published_step_graphs
-from engines.sizes import MULTIPLE_PX
-from engines.tensorrt.builder import Flavour, profile_of
+from engines.tensorrt.builder import Flavour
 from engines.tensorrt.stored import Target, stored
 
 INTERRUPTED: Final = 130
@@ -88,13 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     build = command("build", _build, "build the engines of a model's step graphs")
     build.add_argument("--model", default="nano", help="name or folder (default: nano)")
     build.add_argument("--backend", choices=_BACKENDS, default=_BACKENDS[0])
-    for_tensorrt = build.add_argument_group("for TensorRT: static engines, in half precision")
-    for_tensorrt.add_argument(
-        "--sm", type=int, nargs="+", metavar="N", help="compute capabilities, as 89 (RTX alone)"
-    )
-    for_tensorrt.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
-    for_tensorrt.add_argument(
-        "--sizes", type=_size, nargs="+", default=[(1024, 1024)], metavar="WxH", help="in pixels"
+    build.add_argument(
+        "--sm",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="compute capabilities, as 89, to build for with tensorrt-rtx (default: of this GPU)",
     )
     for name, run_it, text in (
         ("list", _list, "list the engines, those used last first"),
@@ -150,33 +149,20 @@ def _build(args: argparse.Namespace, cache: EngineCache) -> int:
     if args.backend == "openvino":
         if not openvino.available():
             raise EngineError("backend is 'openvino': install the packages openvino and onnx")
-        precision = loader.processor_precision(restorer)
+        precision = processor_precision(restorer.settings)
         built = openvino.OpenVinoBackend(table, restorer.fingerprint, told, precision)
         _say(f"{len(STEP_GRAPHS)} engines of {args.model} for {built.name}")
         return 0
     flavour, count = Flavour(args.backend), 0
-    factor = restorer.networks.codec.factor
-    for capability in args.sm or [None]:
-        for rows in args.rows:
-            for width, height in args.sizes:
-                sizes = {"rows": rows, "height": height // factor, "width": width // factor}
-                for graph in table.values():
-                    profile = profile_of(graph, sizes, sizes, sizes)
-                    target = Target(flavour, capability, profile)
-                    _, facts = stored(graph, restorer.fingerprint, told, target)
-                    _say(f"{'':12} {facts.layers} layers, {facts.fused_attention} fused attentions")
-                    count += 1
+    sides = sides_of(restorer.settings.tiling, restorer.networks.codec.factor)
+    for capability in args.sm or [tensorrt.capability(flavour)]:
+        for graph in table.values():
+            target = Target(flavour, capability, tensorrt.range_of(graph, *sides))
+            _, facts = stored(graph, restorer.fingerprint, told, target)
+            _say(f"{'':12} {facts.layers} layers, {facts.fused_attention} fused attentions")
+            count += 1
     _say(f"{count} engines of {args.model} for {flavour}")
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT in pixels, multiples of 64."""
-    width, _, height = text.partition("x")
-    size = int(width), int(height)
-    if any(side < MULTIPLE_PX or side % MULTIPLE_PX for side in size):
-        raise argparse.ArgumentTypeError(f"it is {text}, sides must be multiples of 64 px")
-    return size
 
 
 def _list(args: argparse.Namespace, cache: EngineCache) -> int:

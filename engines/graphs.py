@@ -85,6 +85,12 @@ class Graph:
         generator = torch.Generator().manual_seed(seed)
         return tuple(_values(port, port.shape(sizes), dtype, generator) for port in self.inputs)
 
+    def zeros(self, sample: Tensor) -> list[Tensor]:
+        """Outputs of nothing but zeros, for the rows and latent pixels of sample (B, C, h, w)."""
+        rows, _, height, width = sample.shape
+        sizes = {ROWS: rows, HEIGHT: height, WIDTH: width}
+        return [sample.new_zeros(port.shape(sizes)) for port in self.outputs]
+
 
 def all_graphs(networks: Networks, previewer: Denoiser) -> dict[str, Graph]:
     """Every graph of a model, by name."""

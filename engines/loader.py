@@ -1,20 +1,14 @@
 """From a name or folder to a Restorer: the only place where names become classes."""
 
 import copy
-import dataclasses
-import logging
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from engines.backends import openvino
-from engines.backends.eager import Backend
-from engines.cache import EngineCache
+from engines.backends.tensorrt import TensorRtBackend
+from engines.choice import BACKENDS, Choice
 from engines.errors import EngineError, WeightsError
 from engines.folder import ModelFolder, read_folder
-from engines.graphs import step_graphs
 from engines.models.lora import fuse_lora
 from engines.networks import build_networks
 from engines.parameterization import Prediction
@@ -25,9 +19,6 @@ from engines.sizes import WorkLimits
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
 
-_log = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "torch", "openvino")
 SHIPPED = Path(__file__).parent / "shipped"
 
 
@@ -35,22 +26,26 @@ def load(
     model: str | Path,
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     backend: str = "torch",
     cache: Path | None = None,
     precision: str | None = None,
 ) -> Restorer:
     """Load a packaged model by name ("nano") or any folder in the official layout.
 
+    device: of torch; "auto" is a GPU where there is one. dtype: None is float16 on a GPU and
+    float32 elsewhere; the codec never has less than float32.
     backend: what runs the networks of a step, one of BACKENDS. "auto" is the fastest that this
     machine has for the device; engines are kept in the folder `cache` (None: built each time).
-    precision: of compiled engines, "f32" or "bf16"; None is "bf16" where the model's folder says
-    that it is as good in it and the processor has it in hardware.
+    precision: of engines for processors, "f32" or "bf16"; None is "bf16" where the model's folder
+    says that it is as good in it and the processor has it in hardware.
     Raises WeightsError where the folder is missing or does not fit, EngineError where the backend
-    is not there.
+    is not there or the device has too little memory for it.
     """
     if backend not in BACKENDS:
         raise EngineError(f"backend is {backend!r}, known: {', '.join(BACKENDS)}")
+    place = torch.device(_device(device))
+    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     path = model_path(model)
     folder = read_folder(path)
     networks = build_networks(folder)
@@ -59,48 +54,23 @@ def load(
         network.requires_grad_(False).eval()
     previewer = copy.deepcopy(networks.denoiser)
     fuse_lora(previewer, load_lora(path))
-    placed = dataclasses.replace(networks)
-    for network in (*placed.modules(), previewer):
-        network.to(device, dtype)
-    alphas = alphas_cumprod(folder.scheduler).to(device)
-    restorer = Restorer(placed, previewer, alphas, _settings(folder, str(model)))
-    if backend == "auto":
-        fits = device == "cpu" and dtype is torch.float32 and openvino.available()
-        backend = "openvino" if fits else "torch"
-    if backend == "openvino":
-        restorer.loop.backend = _openvino(restorer, cache, precision)
+    precise = torch.promote_types(dtype, torch.float32)
+    for network in (*networks.modules(), previewer):
+        network.to(precise if network is networks.codec else dtype)
+    settings = _settings(folder, str(model))
+    choice = Choice(networks, previewer, settings, cache)
+    runs = choice.backend(backend, place, dtype, precision)
+    choice.move(place, whole=not isinstance(runs, TensorRtBackend))
+    restorer = Restorer(networks, previewer, alphas_cumprod(folder.scheduler).to(place), settings)
+    if runs is not None:
+        restorer.loop.backend = runs
     return restorer
 
 
-def _openvino(restorer: Restorer, folder: Path | None, precision: str | None) -> Backend:
-    if not openvino.available():
-        raise EngineError("backend is 'openvino': install the packages openvino and onnx")
-    if (restorer.device.type, restorer.dtype) != ("cpu", torch.float32):
-        said = f"{restorer.device.type} {restorer.dtype}"
-        raise EngineError(f"backend is 'openvino': it runs on cpu torch.float32, not {said}")
-    table = step_graphs(restorer.networks, restorer.previewer)
-    with TemporaryDirectory() as passing:
-        kept = folder if folder is not None and _writable(folder) else Path(passing)
-        made = EngineCache(kept)
-        chosen = precision or processor_precision(restorer)
-        return openvino.OpenVinoBackend(table, restorer.fingerprint, made, chosen)
-
-
-def processor_precision(restorer: Restorer) -> str:
-    """The fastest precision of compiled engines in which the model is as good on this processor."""
-    return openvino.precisions()[-1] if restorer.settings.bf16 else "f32"
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.warning("engines are not kept: %s", error)
-        return False
-    if not os.access(folder, os.W_OK):
-        _log.warning("engines are not kept: %s cannot be written", folder)
-        return False
-    return True
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def model_path(model: str | Path) -> Path:

@@ -66,8 +66,10 @@ class Restorer:
         self.presets = settings.presets
         self.alphas = alphas
         self.loop = StepLoop(networks, previewer, alphas, settings.prediction)
-        parameter = next(networks.denoiser.parameters())
+        parameter = next(networks.denoiser.resampler.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        # Of pixels and the codec: SDXL's overflows in half precision.
+        self._precise = torch.promote_types(self.dtype, torch.float32)
 
     @property
     def backend(self) -> str:
@@ -179,7 +181,7 @@ class Restorer:
     @torch.inference_mode()
     def decode(self, restoration: Restoration) -> Tensor:
         """The work picture (1, 3, H, W) in [0, 1], without colour match."""
-        return (self.networks.codec.decode(restoration.latents) / 2 + 0.5).clamp(0, 1)
+        return (self._decoded(restoration.latents) / 2 + 0.5).clamp(0, 1)
 
     @torch.inference_mode()
     def finish(self, restoration: AnyRestoration) -> Image.Image:
@@ -223,7 +225,7 @@ class Restorer:
 
     def _pixels(self, restoration: AnyRestoration, latents: Sequence[Tensor]) -> Tensor:
         """The decoded work picture (1, 3, H, W) in [-1, 1], put together from its tiles."""
-        decoded = [self.networks.codec.decode(part) for part in latents]
+        decoded = [self._decoded(part) for part in latents]
         if isinstance(restoration, Restoration):
             return decoded[0]
         layout = restoration.layout
@@ -231,6 +233,9 @@ class Restorer:
         turned = [part.flip(-1) for part in decoded[count:]]
         corners = layout.corners * (len(decoded) // count)
         return blend(decoded[:count] + turned, replace(layout, corners=corners), restoration.work)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.networks.codec.decode(latents.to(self._precise))
 
     def _degraded_latents(self, inputs: Inputs, noise: NoiseSource) -> Tensor:
         if inputs.latents is not None:
@@ -244,8 +249,9 @@ class Restorer:
                 f"work size is {width}x{height} px, sides must be multiples of {codec.factor} px"
             )
         shape = codec.noise_shape(height, width)
-        sample = None if shape is None else noise.draw((1, *shape)).to(self.device, self.dtype)
-        return codec.encode(inputs.pixels.to(self.device, self.dtype), sample)
+        pixels = inputs.pixels.to(self.device, self._precise)
+        sample = None if shape is None else noise.draw((1, *shape)).to(pixels)
+        return codec.encode(pixels, sample).to(self.dtype)
 
     def _toned(self, degraded: Tensor, condition: Conditioning) -> Tensor:
         """What the references are drawn on, (rows, C, h, w)."""
@@ -290,7 +296,7 @@ class Restorer:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.as_tensor(array).permute(2, 0, 1)[None]
-        return tensor.to(self.device, self.dtype) / 255 * 2 - 1
+        return tensor.to(self.device, self._precise) / 255 * 2 - 1
 
 
 def make_plan(params: RestoreParams) -> Plan:

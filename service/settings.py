@@ -56,9 +56,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     model: str = "nano"
     engine: str = Field(default=ENGINE, pattern=r"^[\w.]+:\w+$")
-    backend: Literal["auto", "torch", "openvino"] = Field(
+    backend: Literal["auto", "torch", "openvino", "tensorrt"] = Field(
         default="auto",
         description="What runs the networks; auto is the fastest for this machine.",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the networks run; auto is a GPU where there is one.",
     )
     engine_cache: Path | None = Field(
         default=None, description="Folder of compiled engines; by default within DATA_DIR."
@@ -120,7 +125,7 @@ class Settings(BaseSettings):
         """What our own engine is told beside the model's name; another one is told nothing."""
         if self.engine != ENGINE:
             return {}
-        return {"backend": self.backend, "cache": self.engine_folder}
+        return {"backend": self.backend, "cache": self.engine_folder, "device": self.device}
 
     @property
     def engine_folder(self) -> Path:

@@ -1,63 +1,39 @@
-"""From a graph of the table to an ONNX file in the cache, which all compilers start from.
+"""The step as calls of the table's graphs: what all compiled backends share."""
 
-What an engine was made from is in its key: weights, the code that makes graphs, and the libraries.
-"""
+from collections.abc import Mapping, Sequence
 
-import hashlib
-from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
+from torch import Tensor
 
-import torch
-
-from engines import graphs
-from engines.cache import Canceled, EngineCache, EngineKey
 from engines.graphs import Graph
-
-MODEL_FILE = "model.onnx"
-DYNAMIC = "any rows, height and width"
+from engines.models.adapter import Hoisted
 
 
-def exported(
-    graph: Graph,
-    fingerprint: str,
-    engine_cache: EngineCache,
-    dtype: torch.dtype = torch.float32,
-    canceled: Canceled = lambda: False,
-) -> Path:
-    """The ONNX file of a graph, made where it is not in the cache."""
-    # What only exports needs the package that they are written with.
-    from engines.export import export
+class GraphBackend:
+    """An `engines.backends.eager.Backend` that runs the graphs of a table."""
 
-    key = EngineKey(
-        graph=graph.name,
-        source=source(fingerprint),
-        backend="onnx",
-        version=version("onnx"),
-        target="any",
-        precision=str(graph.precision(dtype)).removeprefix("torch."),
-        profile=DYNAMIC,
-    )
-    folder = engine_cache.built(key, lambda part: export(graph, part / MODEL_FILE, dtype), canceled)
-    return folder / MODEL_FILE
+    def __init__(self, table: Mapping[str, Graph], name: str) -> None:
+        self.name = name
+        self._table = table
 
+    def preview(self, sample: Tensor, emb: Tensor, hoisted: Hoisted) -> Tensor:
+        """See `Backend`."""
+        return self.run("previewer", [sample, emb, *hoisted.tensors()])[0]
 
-def source(fingerprint: str) -> str:
-    """A model's weights, and the code and libraries that make graphs of them."""
-    return f"{fingerprint} {_code()} torch {torch.__version__} onnx {version('onnx')}"
+    def aggregate(self, degraded: Tensor, reference: Tensor, emb: Tensor) -> list[Tensor]:
+        """See `Backend`."""
+        return self.run("aggregator", [degraded, reference, emb])
 
+    def predict(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        hoisted: Hoisted,
+        residuals: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """See `Backend`."""
+        given = residuals or self._table["aggregator"].zeros(sample)
+        return self.run("unet", [sample, emb, *hoisted.tensors(), *given])[0]
 
-@cache
-def _code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(_sources()):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources() -> Iterator[Path]:
-    here = Path(graphs.__file__).parent
-    yield from (here / name for name in ("graphs.py", "export.py", "attention.py"))
-    for part in ("models", "kernels"):
-        yield from (here / part).glob("*.py")
+    def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of a graph, in memory of their own."""
+        raise NotImplementedError

@@ -15,11 +15,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from engines.backends import compiled
+from engines import onnx_files
+from engines.backends.compiled import GraphBackend
 from engines.cache import EngineCache, EngineKey
 from engines.errors import EngineError
 from engines.graphs import STEP_GRAPHS, Graph
-from engines.models.adapter import Hoisted
 
 _BLOB: Final = "model.blob"
 _DEVICE: Final = "CPU"
@@ -41,7 +41,7 @@ def _core() -> Any:
     return library.Core()
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(GraphBackend):
     """Runs the graphs of a step on the processor; see `engines.backends.eager.Backend`.
 
     Raises EngineError for a precision that is none of `precisions()`.
@@ -57,39 +57,16 @@ class OpenVinoBackend:
         able = precisions()
         if precision not in able:
             raise EngineError(f"precision is {precision!r}, this processor has: {', '.join(able)}")
+        super().__init__(table, f"openvino {version('openvino')} cpu {precision}")
         self._core = _core()
-        self._table = table
         self.precision = precision
         self._threads = torch.get_num_threads()
         self._requests = {
             name: self._compiled(table[name], fingerprint, engine_cache) for name in STEP_GRAPHS
         }
-        self.name = f"openvino {version('openvino')} cpu {self.precision}"
 
-    def preview(self, sample: Tensor, emb: Tensor, hoisted: Hoisted) -> Tensor:
-        """See `Backend`."""
-        return self._run("previewer", [sample, emb, *_flat(hoisted)])[0]
-
-    def aggregate(self, degraded: Tensor, reference: Tensor, emb: Tensor) -> list[Tensor]:
-        """See `Backend`."""
-        return self._run("aggregator", [degraded, reference, emb])
-
-    def predict(
-        self,
-        sample: Tensor,
-        emb: Tensor,
-        hoisted: Hoisted,
-        residuals: Sequence[Tensor] | None,
-    ) -> Tensor:
-        """See `Backend`."""
-        if residuals is None:
-            rows, _, height, width = sample.shape
-            sizes = {"rows": rows, "height": height, "width": width}
-            ports = self._table["aggregator"].outputs
-            residuals = [sample.new_zeros(port.shape(sizes)) for port in ports]
-        return self._run("unet", [sample, emb, *_flat(hoisted), *residuals])[0]
-
-    def _run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `GraphBackend`."""
         request = self._requests[name]
         given = [tensor.contiguous().numpy() for tensor in inputs]
         results = request.infer(given, share_inputs=True, share_outputs=False)
@@ -98,13 +75,13 @@ class OpenVinoBackend:
     def _compiled(self, graph: Graph, fingerprint: str, engine_cache: EngineCache) -> Any:
         key = EngineKey(
             graph=graph.name,
-            source=compiled.source(fingerprint),
+            source=onnx_files.source(fingerprint),
             backend="openvino",
             version=version("openvino"),
             target=f"{platform.machine()} {self._core.get_property(_DEVICE, 'FULL_DEVICE_NAME')} "
             f"{' '.join(self._core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES'))}",
             precision=self.precision,
-            profile=compiled.DYNAMIC,
+            profile=onnx_files.DYNAMIC,
         )
         settings = {
             "INFERENCE_NUM_THREADS": self._threads,
@@ -113,17 +90,13 @@ class OpenVinoBackend:
         }
 
         def make(folder: Path) -> None:
-            file = compiled.exported(graph, fingerprint, engine_cache)
+            file = onnx_files.exported(graph, fingerprint, engine_cache)
             model = self._core.compile_model(self._core.read_model(file), _DEVICE, settings)
             (folder / _BLOB).write_bytes(_bytes(model.export_model()))
 
         blob = (engine_cache.built(key, make) / _BLOB).read_bytes()
         model = self._core.import_model(io.BytesIO(blob), _DEVICE, settings)
         return model.create_infer_request()
-
-
-def _flat(hoisted: Hoisted) -> list[Tensor]:
-    return [hoisted.modulation, *(tensor for own in hoisted.memory for tensor in own)]
 
 
 def _bytes(exported: Any) -> bytes:

@@ -61,6 +61,10 @@ class Hoisted(NamedTuple):
     memory: tuple[Memory, ...]
     modulation: Tensor
 
+    def tensors(self) -> list[Tensor]:
+        """Modulation, then text and image memory of each width: the order of a graph's inputs."""
+        return [self.modulation, *(tensor for own in self.memory for tensor in own)]
+
 
 class DecoupledCrossAttention(nn.Module):
     """Processor of every cross-attention of the UNet: text attention plus image attention."""

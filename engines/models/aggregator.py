@@ -90,6 +90,10 @@ class Aggregator(nn.Module):
         """The aggregator's own time embedding, (B, E); arguments as for `Denoiser.embed`."""
         return time_embedding(self, timesteps, pooled, time_ids)
 
+    def hoisted_parts(self) -> list[nn.Module]:
+        """What is read outside of the steps, by `embed`."""
+        return [self.time_embedding, self.add_embedding]
+
     def forward(self, degraded: Tensor, reference: Tensor, emb: Tensor) -> list[Tensor]:
         """degraded and reference latents (B, C, h, w), emb (B, E) -> residuals, the middle last."""
         sample = torch.cat([self.conv_in(degraded), self.ref_conv_in(reference)], dim=2)

@@ -68,6 +68,13 @@ class Denoiser(nn.Module):
             counts[width] = counts.get(width, 0) + 1
         return counts
 
+    def hoisted_parts(self) -> list[nn.Module]:
+        """What is read outside of the steps: by the resampler, `embed`, `remember`, `modulate`."""
+        parts = [self.resampler, self.unet.time_embedding, self.unet.add_embedding]
+        for attention in self._cross_attentions():
+            parts += [attention.to_k, attention.to_v, attention.processor]
+        return parts
+
     def _cross_attentions(self) -> list[Any]:
         """In the order of their places."""
         return [

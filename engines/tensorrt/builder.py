@@ -115,7 +115,7 @@ def build(
     `canceled` is seen to be true, which TensorRT asks between its phases: a long one ends first.
     """
     trt, began = flavour.module(), time.monotonic()
-    log = _logger(trt)
+    log = logger(trt)
     builder: Any = trt.Builder(log)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network: Any = builder.create_network(typed)
@@ -205,7 +205,7 @@ def _told(messages: list[str], about: str) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def _logger(trt: Any) -> Any:
+def logger(trt: Any) -> Any:
     """Keeps everything that is said; warnings and errors are logged as well."""
 
     class Log(trt.ILogger):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from engines.backends import compiled
+from engines import onnx_files
 from engines.cache import Canceled, EngineCache, EngineKey
 from engines.graphs import Graph
 from engines.tensorrt.builder import Flavour, Profile, Progress, build
@@ -61,7 +61,7 @@ def stored(
         told = "all" if capability is None else f"sm_{capability}"
     key = EngineKey(
         graph=graph.name,
-        source=compiled.source(fingerprint),
+        source=onnx_files.source(fingerprint),
         backend=str(target.flavour),
         version=str(trt.__version__),
         target=told,
@@ -70,7 +70,7 @@ def stored(
     )
 
     def make(folder: Path) -> None:
-        onnx = compiled.exported(graph, fingerprint, cache, torch.float16, canceled)
+        onnx = onnx_files.exported(graph, fingerprint, cache, torch.float16, canceled)
         built = build(
             onnx,
             target.profile,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import engines
 from benchmarks import gpu
 
 
@@ -22,3 +23,12 @@ def test_without_a_device_nothing_is_measured_and_the_report_says_so(
 def test_the_distance_is_that_of_the_worst_output() -> None:
     one, two = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0])
     assert gpu.apart((one, two * 1.5), (one, two)) == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_restorations_are_compared_with_the_reference_and_the_first() -> None:
+    nano = engines.load("nano")
+    found = gpu.whole({"one": nano, "two": nano}, nano, runs=1)
+    assert found["one"]["faster"] == 1.0
+    assert [own["grey_levels_off"] for own in found.values()] == [0, 0]
+    assert all(own["seconds"] > 0 for own in found.values())

@@ -161,7 +161,7 @@ def test_a_build_that_is_interrupted_leaves_nothing_half_written(
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(openvino.compiled, "exported", interrupted)
+    monkeypatch.setattr(openvino.onnx_files, "exported", interrupted)
     assert commands.run(["build", "--model", str(nano_like_folder)], tmp_path) == 130
     assert refused(capsys) == "instantir: canceled"
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
@@ -171,12 +171,15 @@ def test_a_build_that_is_interrupted_leaves_nothing_half_written(
 def test_what_cannot_be_done_is_one_line_and_a_status(
     nano_like_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert commands.run(["build", "--model", "nothing"], tmp_path) == 2
     assert refused(capsys).startswith("instantir: error: model is 'nothing', neither a folder")
     file = tmp_path / "file"
     file.touch()
     assert commands.run(["build", "--model", str(nano_like_folder)], file) == 1
     assert refused(capsys).startswith("instantir: error: [Errno")
+    assert commands.run(["build", "--backend", "tensorrt-rtx"], tmp_path) == 2
+    assert "no GPU: name a compute capability, as --sm 89" in refused(capsys)
     monkeypatch.setattr(openvino, "available", lambda: False)
     assert commands.run(["build"], tmp_path) == 2
     assert "install the packages openvino and onnx" in refused(capsys)

@@ -137,14 +137,35 @@ def test_a_model_in_another_precision_restores_too(
         while not restoration.done:
             restorer.step([restoration])
         assert restoration.latents.dtype == restorer.dtype
+        assert restoration.frame.source is not None
+        assert restoration.frame.source.dtype is torch.float32  # of pixels, whatever the networks
         assert restorer.finish(restoration).size == (64, 64)
         latents.append(restoration.latents.float())
     distance = (latents[0] - latents[1]).norm() / latents[1].norm()
     assert 0 < float(distance) < 0.1
 
 
+def test_a_codec_that_overflows_in_half_precision_is_kept_in_float32(
+    sdxl_like_folder: Path, photo: Callable[..., Image.Image]
+) -> None:
+    half = load(sdxl_like_folder, dtype=torch.float16)
+    assert {p.dtype for p in half.networks.codec.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.networks.denoiser.parameters()} == {torch.float16}
+    restoration = half.begin(photo((64, 64)), half.params("fast", {"steps": 1}))
+    half.step([restoration])
+    assert half.finish(restoration).size == (64, 64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_processor_is_taken_in_float32(nano_like_folder: Path) -> None:
+    restorer = load(nano_like_folder, device="auto")
+    assert (restorer.device.type, restorer.dtype) == ("cpu", torch.float32)
+
+
 def test_a_backend_that_is_not_known_is_refused(nano_like_folder: Path) -> None:
-    with pytest.raises(EngineError, match="backend is 'tpu', known: auto, torch, openvino"):
+    with pytest.raises(
+        EngineError, match="backend is 'tpu', known: auto, torch, openvino, tensorrt"
+    ):
         load(nano_like_folder, backend="tpu")
 
 

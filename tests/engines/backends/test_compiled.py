@@ -1,39 +1,54 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
-import onnx
-import pytest
+import torch
+from torch import Tensor
 
-from engines.backends import compiled
-from engines.cache import EngineCache
-from engines.graphs import all_graphs
+from engines.backends.compiled import GraphBackend
+from engines.graphs import Graph, step_graphs
+from engines.models.adapter import Hoisted, Memory
 from engines.restorer import Restorer
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+class ByTorch(GraphBackend):
+    """Runs the modules of the table."""
+
+    def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return list(self._table[name].module(*inputs))
 
 
-def test_a_graph_is_exported_once_for_a_model(nano_like: Restorer, tmp_path: Path) -> None:
-    graph = all_graphs(nano_like.networks, nano_like.previewer)["aggregator_embed"]
-    cache = EngineCache(tmp_path)
-    path = compiled.exported(graph, "weights", cache)
-    onnx.checker.check_model(str(path), full_check=True)
-    before = path.stat().st_mtime_ns
-    assert compiled.exported(graph, "weights", cache) == path
-    assert path.stat().st_mtime_ns == before
-    assert compiled.exported(graph, "other weights", cache) != path
+def hoisted(rest: Sequence[Tensor]) -> Hoisted:
+    modulation, *flat = rest
+    return Hoisted(tuple(map(Memory, flat[::2], flat[1::2])), modulation)
 
 
-def test_the_code_that_makes_graphs_is_part_of_what_they_are_made_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = tmp_path / "code.py"
-    monkeypatch.setattr(compiled, "_sources", lambda: iter([code]))
-    told: list[str] = []
-    for text in ("a = 1", "a = 2", "a = 1"):
-        code.write_text(text, encoding="utf-8")
-        compiled._code.cache_clear()
-        told.append(compiled.source("weights"))
-    compiled._code.cache_clear()
-    assert told[0] == told[2] != told[1]
-    assert all(text.startswith("weights ") for text in told)
+def table(restorer: Restorer) -> dict[str, Graph]:
+    return step_graphs(restorer.networks, restorer.previewer)
+
+
+@torch.inference_mode()
+def test_without_residuals_the_main_network_computes_the_same(either: Restorer) -> None:
+    graphs = table(either)
+    sample, emb, *rest = graphs["previewer"].example(2, 32, 32, torch.float32)
+    ours = ByTorch(graphs, "torch").predict(sample, emb, hoisted(rest), None)
+    expected = either.networks.denoiser.step(sample, emb, hoisted(rest))
+    torch.testing.assert_close(ours, expected)
+
+
+@torch.inference_mode()
+def test_each_network_gets_its_inputs_in_the_order_of_its_graph(either: Restorer) -> None:
+    graphs, denoiser = table(either), either.networks.denoiser
+    backend = ByTorch(graphs, "torch")
+    sample, emb, *rest = graphs["previewer"].example(2, 32, 32, torch.float32)
+    residuals = backend.aggregate(sample, sample.flip(0), emb)
+    expected = either.networks.aggregator(sample, sample.flip(0), emb)
+    assert all(map(torch.equal, residuals, expected))
+    assert torch.equal(
+        backend.preview(sample, emb, hoisted(rest)),
+        either.previewer.step(sample, emb, hoisted(rest)),
+    )
+    assert torch.equal(
+        backend.predict(sample, emb, hoisted(rest), residuals),
+        denoiser.step(sample, emb, hoisted(rest), residuals),
+    )

@@ -97,7 +97,8 @@ def test_engines_are_kept_and_a_damaged_one_is_built_anew(
     whole = blob.read_bytes()
     blob.write_bytes(whole[: len(whole) // 2])
     OpenVinoBackend(table, nano_like.fingerprint, cache, "f32")
-    assert len(blob.read_bytes()) == len(whole)
+    assert len(blob.read_bytes()) > len(whole) / 2  # not to the byte: each build differs
+    assert [entry.fault() for entry in cache.entries()] == [None] * len(kinds)
     assert "is built anew: model.blob has" in caplog.text
 
 

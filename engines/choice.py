@@ -1,0 +1,124 @@
+"""Which backend runs the networks of a step, and where their weights are kept for it."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from engines.backends import openvino, tensorrt
+from engines.backends.eager import Backend
+from engines.cache import EngineCache
+from engines.errors import EngineError
+from engines.graphs import step_graphs
+from engines.models.denoiser import Denoiser
+from engines.networks import Networks
+from engines.restorer import ModelSettings
+from engines.sizes import MULTIPLE_PX
+from engines.tiling import Tiling
+
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "openvino", "tensorrt")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A loaded model in the processor's memory, and the folder of its engines."""
+
+    networks: Networks
+    previewer: Denoiser
+    settings: ModelSettings
+    cache: Path | None  # None: engines are built each time
+
+    def backend(
+        self, name: str, place: torch.device, dtype: torch.dtype, precision: str | None
+    ) -> Backend | None:
+        """The backend of that name, one of BACKENDS; None for torch itself.
+
+        Raises EngineError where it is not there, or cannot run on the place in this precision.
+        """
+        fits = {
+            "openvino": place.type == "cpu" and dtype is torch.float32,
+            "tensorrt": place.type == "cuda" and dtype is torch.float16,
+        }
+        if name == "auto":
+            return self._fastest(fits, place, precision)
+        if name == "torch":
+            return None
+        if not (openvino.available() if name == "openvino" else tensorrt.flavour()):
+            packages = "openvino and onnx" if name == "openvino" else "tensorrt-rtx-cu12 and onnx"
+            raise EngineError(f"backend is {name!r}: install the packages {packages}")
+        if not fits[name]:
+            runs = "cpu torch.float32" if name == "openvino" else "cuda torch.float16"
+            raise EngineError(f"backend is {name!r}: it runs on {runs}, not {place.type} {dtype}")
+        return self._openvino(precision) if name == "openvino" else self._tensorrt(place)
+
+    def move(self, place: torch.device, *, whole: bool) -> None:
+        """Bring weights to the device; not `whole`: of the step's networks only what engines lack.
+
+        What engines hold is given up.
+        """
+        step = (self.networks.denoiser, self.previewer, self.networks.aggregator)
+        others = (own for own in self.networks.modules() if own not in step)
+        for network in (*others, *(step if whole else ())):
+            network.to(place)
+        for network in () if whole else step:
+            lasting = {id(p) for part in network.hoisted_parts() for p in part.parameters()}
+            for parameter in network.parameters():
+                kept = id(parameter) in lasting
+                parameter.data = parameter.data.to(place) if kept else parameter.data.new_empty(0)
+
+    def _fastest(
+        self, fits: dict[str, bool], place: torch.device, precision: str | None
+    ) -> Backend | None:
+        if fits["openvino"] and openvino.available():
+            return self._openvino(precision)
+        if fits["tensorrt"] and tensorrt.flavour():
+            try:
+                return self._tensorrt(place)
+            except EngineError as error:
+                _log.warning("torch runs the networks, TensorRT does not: %s", error)
+        return None
+
+    def _openvino(self, precision: str | None) -> Backend:
+        table = step_graphs(self.networks, self.previewer)
+        chosen = precision or processor_precision(self.settings)
+        with TemporaryDirectory() as passing:
+            made = EngineCache(self._folder(Path(passing)))
+            return openvino.OpenVinoBackend(table, self.settings.fingerprint, made, chosen)
+
+    def _tensorrt(self, place: torch.device) -> Backend:
+        table = step_graphs(self.networks, self.previewer)
+        sides = sides_of(self.settings.tiling, self.networks.codec.factor)
+        with TemporaryDirectory() as passing:
+            made = EngineCache(self._folder(Path(passing)))
+            return tensorrt.open_engines(table, self.settings.fingerprint, made, sides, place)
+
+    def _folder(self, passing: Path) -> Path:
+        folder = self.cache
+        return folder if folder is not None and _writable(folder) else passing
+
+
+def sides_of(tiling: Tiling, factor: int) -> tuple[int, int]:
+    """The least and the most latent pixels of a side, from the smallest picture to a tile."""
+    return MULTIPLE_PX // factor, tiling.tile_px // factor
+
+
+def processor_precision(settings: ModelSettings) -> str:
+    """The fastest precision of compiled engines in which the model is as good on this processor."""
+    return openvino.precisions()[-1] if settings.bf16 else "f32"
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("engines are not kept: %s", error)
+        return False
+    if not os.access(folder, os.W_OK):
+        _log.warning("engines are not kept: %s cannot be written", folder)
+        return False
+    return True
