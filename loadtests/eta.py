@@ -22,7 +22,7 @@ from typing import Any, Final
 import httpx
 from PIL import Image
 
-from loadtests.processes import Api, api, process, until_ok
+from loadtests.processes import Api, api, process, until_ready
 from service import keys
 from service.client import AsyncClient
 from service.connection import connect
@@ -42,7 +42,8 @@ class Kind:
     preset: str
 
 
-def _picture(side: int, seed: int) -> bytes:
+def picture(side: int, seed: int) -> bytes:
+    """A PNG of this side: smooth noise."""
     out = io.BytesIO()
     rng = random.Random(seed)
     noise = Image.frombytes("RGB", (side // 8, side // 8), rng.randbytes(3 * (side // 8) ** 2))
@@ -51,7 +52,7 @@ def _picture(side: int, seed: int) -> bytes:
 
 
 async def _restore(client: AsyncClient, kind: Kind, seed: int) -> None:
-    await client.restore(_picture(kind.side, seed), preset=kind.preset, seed=seed, cache=False)
+    await client.restore(picture(kind.side, seed), preset=kind.preset, seed=seed, cache=False)
 
 
 async def measure(service: Api, address: str, jobs: int, every_s: float) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def main() -> None:
         for _ in range(options.workers):
             flags = ("--redis-url", address, "--threads", "1", "--slots", "2")
             stack.enter_context(process("worker", *flags))
-        until_ok(f"{service.url}/readyz")
+        until_ready(service, options.workers)
         found = asyncio.run(measure(service, address, options.jobs, options.every_s))
     sys.stdout.write(json.dumps(found) + "\n")
 

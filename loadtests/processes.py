@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,14 +55,20 @@ def api(address: str, *flags: str) -> Generator[Api]:
         yield found
 
 
-def until_ok(url: str) -> None:
-    """Until an address answers well. Raises TimeoutError."""
+def until_ready(service: Api, workers: int) -> None:
+    """Until so many workers have loaded their model. Raises TimeoutError."""
+    until_ok(f"{service.url}/readyz", lambda answer: json.loads(answer)["workers"] >= workers)
+
+
+def until_ok(url: str, good: Callable[[bytes], bool] = lambda _: True) -> None:
+    """Until an address answers well, and what it says is good. Raises TimeoutError."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                if good(answer.read()):
+                    return
         except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise TimeoutError(f"{url} did not answer within {_START_S:g} s")
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(f"{url} did not answer so within {_START_S:g} s")

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from service import commands, executor, files, logs, worker
+from service.capacity import command as capacity
 from service.client import ApiError, JobFailedError
 from service.embedded import EmbeddedServerError
 from service.errors import ServiceError
@@ -38,6 +39,7 @@ _ENGINE_COMMANDS = {
     "engines": "build, list, verify and prune compiled engines; plan GPU memory",
     "export": "write a model's graphs as ONNX files",
 }
+_OWN_PARSERS = {**_ENGINE_COMMANDS, "capacity": capacity.TEXT}
 _GRACEFUL_S = 5  # open streams get this long after SIGTERM; clients resume by event id
 _HEARD_BYTES = 4096  # of a websocket's message to us, which nobody reads
 
@@ -66,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in _ENGINE_COMMANDS:
         return executor.engine_command(words, Settings())
-    args = _parser().parse_args(words)
     try:
+        if words[:1] == ["capacity"]:
+            return capacity.run(words[1:])
+        args = _parser().parse_args(words)
         args.command(args)
     except _REFUSALS as error:
         print(f"instantir: error: {_words(error)}", file=sys.stderr)
@@ -115,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     rerun.add_argument("source", type=Path, metavar="SOURCE", help="the picture it was made from")
     rerun.add_argument("--out", type=Path, metavar="OUT", help="write the new file there")
     _add_flags(rerun, Settings, _RESTORE_SETTINGS)
-    for name, text in _ENGINE_COMMANDS.items():  # which have a parser of their own
+    for name, text in _OWN_PARSERS.items():
         all_commands.add_parser(name, help=text)
     commands.add(command, lambda sub: _add_flags(sub, RestoreOptions, commands.OPTIONS))
     return parser
