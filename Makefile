@@ -10,6 +10,7 @@ PHOTOS ?= ../shared/photos
 MODEL ?= nano
 OUT ?= runs
 PRESET ?= nano
+LOADTESTS ?= fanout throughput latency eta capacity
 # glibc would give every large tensor's memory back to the system, and clear it again for the next.
 keep_memory = MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
 # One process per core; more threads in each would only wait for one another.
@@ -68,8 +69,8 @@ studies: ready-dev ## studies of the paper's claims with plots into docs/studies
 bench-backends: ready-dev ## what runs networks on this processor, compared in one run (ARGS="--runs 9")
 	$(PYTHON_BIN) -m benchmarks.backends $(ARGS)
 
-loadtest: ready-dev ## followers of one API process: delay and memory (ARGS="--streams 1000 --jobs 1")
-	$(PYTHON_BIN) -m loadtests.fanout $(ARGS)
+loadtest: ready-dev ## followers, queue and events, first event, predictions, capacity model (15 min; LOADTESTS=names)
+	for name in $(LOADTESTS); do $(PYTHON_BIN) -m loadtests.$$name $(ARGS) || exit 1; done
 
 clean: ## remove caches and reports; .venv stays
 	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

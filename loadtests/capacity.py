@@ -29,10 +29,9 @@ from service.embedded import EmbeddedServer
 from service.queue import JobQueue
 from service.results import blob_store
 from service.settings import Settings
-from service.work import SIZED
 
 _SIDES: Final = (64, 128, 192, 256)
-_LESSONS: Final = 8  # of each size, with every worker busy; half of them come first, alone
+_LESSONS: Final = 6  # of each size for each worker alone, and as many with all of them busy
 _LOADS: Final = (0.3, 0.5, 0.7)  # of what the workers can do
 _SLOTS: Final = 2
 _LIMIT: Final = 0.15
@@ -44,32 +43,55 @@ async def _restore(client: AsyncClient, side: int, seed: int) -> float:
     return time.monotonic() - began
 
 
+async def _parts(client: AsyncClient, side: int, seed: int) -> Kind:
+    """What a job costs in its parts, by the times of its events."""
+    job = await client.submit(picture(side, seed), preset="fast", seed=seed, cache=False)
+    told = [event async for event in client.follow(job["id"])]
+    at = {
+        event.data.get("stage", event.type): float(event.data["at"])
+        for event in reversed(told)  # the first of each stage
+        if event.type in ("progress", "output")
+    }
+    steps = [float(e.data["at"]) for e in told if e.data.get("stage") == "restoring"]
+    preview_s = at["decoding"] - steps[-1]
+    step_s = (steps[-1] - steps[0]) / (len(steps) - 1)  # with the preview of the one before
+    return Kind(
+        share=1 / len(_SIDES),
+        steps=len(steps),
+        step_s=step_s,
+        begin_s=max(0.0, steps[0] - at["encoding"] - step_s + preview_s),
+        finish_s=at["output"] - at["decoding"],
+    )
+
+
+def _seconds(kind: Kind) -> float:
+    return kind.seconds
+
+
 async def learned(service: Api, address: str, workers: int) -> Profile:
     """What jobs of each size cost, alone and in a crowd, as the service has learned it."""
+    alone: dict[int, list[Kind]] = {side: [] for side in _SIDES}
     async with AsyncClient(service.url, timeout_s=600.0) as client:
-        for seed in range(_LESSONS // 2 * workers):  # every worker meets every size
+        for seed in range(_LESSONS * workers):  # every worker meets every size
             for side in _SIDES:
-                await _restore(client, side, seed)
+                alone[side].append(await _parts(client, side, seed))
         for seed in range(_LESSONS):
             for side in _SIDES if workers > 1 else ():
                 pair = (_restore(client, side, 1000 + workers * seed + i) for i in range(workers))
                 await asyncio.gather(*pair)
     settings = Settings(redis_url=address)
     redis = connect(settings)
-    queue = JobQueue(redis, settings, blob_store(redis, settings))
-    costs, crowding = await queue.costs(), (await queue.load(0)).crowding
+    load = await JobQueue(redis, settings, blob_store(redis, settings)).load(0)
     await redis.aclose()
-    sized = sorted((key for key in costs if SIZED in key), key=lambda key: int(key.split(SIZED)[1]))
-    steps = round(next(sums[5] / sums[0] for key, sums in costs.items() if SIZED not in key))
-    seconds = [quantile(costs[key], 0.5) for key in sized]
-    kinds = tuple(Kind(1 / len(sized), steps, one / steps) for one in seconds)
+    # The one in the middle: the first of a size at each worker takes longer.
+    kinds = tuple(sorted(own, key=_seconds)[(len(own) - 1) // 2] for own in alone.values())
     return Profile(
         title=f"nano, preset fast, pictures of {', '.join(map(str, _SIDES))} px, one CPU thread",
         source="measured by loadtests.capacity",
         kinds=kinds,
         slots=_SLOTS,
         together=0.0,
-        crowding=crowding,
+        crowding=load.crowding,
         start_s=5.0,
         price_per_h=0.05,
     )

@@ -1,8 +1,9 @@
 """A fleet in simulated time: arrivals, one queue, and workers that step what they hold together.
 
 It plays the rules of the real one (`service.worker`, `service.executor`): a job goes to the worker
-that holds least and has a free slot, else it waits its turn; a round takes every job of a worker
-one step further; jobs join between rounds. Workers may start late, be lost, or follow the queue.
+that holds least and has a free slot, else it waits its turn; between two rounds, which take every
+job of a worker one step further, new jobs begin (encoding) and done ones are finished (decoding),
+one after the other. Workers may start late, be lost, or follow the queue.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ _LOOK_S: Final = 15.0  # how often an autoscaler looks at the queue
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Jobs that cost alike; `step_s` is one step of one job on a worker that is busy alone."""
+    """Jobs that cost alike: seconds of each part on a worker that does nothing else."""
 
     share: float  # of all jobs
     steps: int
     step_s: float
+    begin_s: float = 0.0
+    finish_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """What a job costs."""
-        return self.steps * self.step_s
+        return self.begin_s + self.steps * self.step_s + self.finish_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,13 @@ class Pace:
     together: float = 0.0
     crowding: float = 0.0
 
-    def round_s(self, steps: Sequence[float], busy: int) -> float:
-        """Seconds of a round over jobs with these step times, while so many workers are busy."""
-        alone = self.together * max(steps) + (1 - self.together) * sum(steps)
-        return alone * (1 + self.crowding * max(0, busy - 1))
+    def round_s(self, steps: Sequence[float]) -> float:
+        """Seconds of a round over jobs with these step times."""
+        return self.together * max(steps) + (1 - self.together) * sum(steps)
+
+    def slowness(self, busy: int) -> float:
+        """By what factor everything takes longer while so many workers are busy."""
+        return 1 + self.crowding * max(0, busy - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class _Job:
     came_s: float
     left: int
     began_s: float | None = None
+    encoded: bool = False
 
 
 class _Worker:
@@ -167,7 +174,7 @@ class _Fleet:
         self.workers.remove(worker)
         self.outcome.worker_s += self.env.now - worker.since_s
         for job in reversed(worker.held):
-            job.left = job.kind.steps
+            job.left, job.encoded = job.kind.steps, False
             self.waiting.appendleft(job)
         worker.held = []
         assert worker.process is not None, "it was started when it was added"
@@ -195,18 +202,31 @@ class _Fleet:
                 if not worker.held:
                     worker.bell = self.env.event()
                     yield worker.bell
-                batch = list(worker.held)
-                busy = self.busy if self.pace.crowding else 1
-                seconds = self.pace.round_s([job.kind.step_s for job in batch], busy)
-                yield self.env.timeout(seconds)
-                self.outcome.busy_s += seconds
-                for job in batch:
-                    job.left -= 1
-                    if job.left == 0:
-                        self._end(worker, job)
-                self.assign()
+                yield from self._turn(worker)
         except simpy.Interrupt:
             return
+
+    def _turn(self, worker: _Worker) -> Generator[simpy.Event, Any, None]:
+        """What the executor does next: begin a job, finish one, or step all of them."""
+        new = next((job for job in worker.held if not job.encoded), None)
+        done = next((job for job in worker.held if job.left == 0), None)
+        if new is not None:
+            yield self._spend(new.kind.begin_s)
+            new.encoded = True
+        elif done is not None:
+            yield self._spend(done.kind.finish_s)
+            self._end(worker, done)
+            self.assign()
+        else:
+            batch = list(worker.held)
+            yield self._spend(self.pace.round_s([job.kind.step_s for job in batch]))
+            for job in batch:
+                job.left -= 1
+
+    def _spend(self, alone_s: float) -> simpy.Event:
+        seconds = alone_s * self.pace.slowness(self.busy if self.pace.crowding else 1)
+        self.outcome.busy_s += seconds
+        return self.env.timeout(seconds)
 
     def _end(self, worker: _Worker, job: _Job) -> None:
         worker.held.remove(job)

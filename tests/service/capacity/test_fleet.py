@@ -50,9 +50,17 @@ def test_a_job_joins_between_two_rounds() -> None:
     assert outcome.took[1] == pytest.approx(0.05 + 5 * 0.2 + 5 * 0.1)
 
 
+def test_jobs_are_begun_and_finished_one_after_the_other_between_rounds() -> None:
+    job = Kind(share=1.0, steps=2, step_s=1.0, begin_s=0.5, finish_s=0.25)
+    assert job.seconds == 2.75
+    outcome = simulate(Pace(slots=2), at(0.0, 1.0, kind=job), workers=1)
+    # 0.5 begin, 1.5 first step; the other begins until 2.0, both step until 4.0.
+    assert outcome.ended == pytest.approx([4.25, 5.5])
+
+
 def test_what_a_batch_does_at_once_is_taken_once() -> None:
     pace = Pace(slots=4, together=0.5)
-    assert pace.round_s([0.1, 0.1, 0.1, 0.1], busy=1) == pytest.approx(0.05 + 0.2)
+    assert pace.round_s([0.1, 0.1, 0.1, 0.1]) == pytest.approx(0.05 + 0.2)
     took = simulate(pace, at(0.0, 0.0), workers=1).took
     assert took == pytest.approx([1.5, 1.5], abs=ROUND_S)
 
