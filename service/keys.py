@@ -28,6 +28,7 @@
 | held             | hash   | how many jobs each busy worker holds         | alive                 |
 | busy             | hash   | seconds that workers were busy; crowding     | alive                 |
 | accuracy         | list   | how far the last predictions were off        | alive                 |
+| times            | hash   | how many jobs waited and took how long       | alive                 |
 | pace             | hash   | moving mean of the seconds a job runs        | retention             |
 | worker:ID        | hash   | a worker's last heartbeat                    | one lease             |
 | claim:ID         | string | what a worker's last claim took              | one lease             |
@@ -35,8 +36,8 @@
 
 "alive" is the generous lifetime of an unfinished job, refreshed by submit, claim, renew and
 release, so that even a job nobody ever ends cannot leak; "retention" starts when the job ends. The
-counts of `ended` begin anew after a whole "alive" without any end. On the channel `live:ID` a
-message says that the job's event log has grown.
+counts of `ended` and `times` begin anew after a whole "alive" without news. On the channel
+`live:ID` a message says that the job's event log has grown.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from service.settings import Settings
 
 TAG: Final = "{instantir}"
 EVENTS_MAXLEN: Final = 1000
+TIMES_S: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)  # bounds
 
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)  # claim order
 PER_JOB: Final = ("job", "events", "preview", "source", "result", "followers")
@@ -80,12 +82,13 @@ ENDED: Final = shared("ended")
 PACE: Final = shared("pace")
 COSTS: Final = shared("costs")
 ACCURACY: Final = shared("accuracy")
+TIMES: Final = shared("times")
 HELD: Final = shared("held")
 BUSY: Final = shared("busy")
 WORKERS: Final = shared("workers")
 SHARED: Final = (
     *(BELL, NUDGE, CLOCK, LEASES, DEADLINES, WATCHED, DEAD, HOOKS, ENDED, PACE, COSTS, ACCURACY),
-    *(HELD, BUSY, WORKERS),
+    *(TIMES, HELD, BUSY, WORKERS),
 )
 
 

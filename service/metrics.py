@@ -1,20 +1,28 @@
 """Every Prometheus metric of the API: one table of names, and the registry of one app.
 
 What happens in this process is counted as it happens; the state of the queue belongs to all
-processes, so its gauges, and the count of jobs that ended, are read from Redis at each scrape.
+processes, so its gauges, the count of jobs that ended and their times are read from Redis at each
+scrape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
+
+from service import keys
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -57,11 +65,23 @@ ETA_ERROR = Metric(
 )
 ETA_JUDGED = Metric("instantir_eta_judged_jobs", "Jobs that the median is of, 1000 at most.")
 WORKER_SLOTS = Metric("instantir_worker_slots", "Jobs that the ready workers can run at once.")
+JOB_WAIT_SECONDS = Metric(
+    "instantir_job_wait_seconds",
+    "Seconds from a job's submission to its first start, on any worker.",
+    buckets=keys.TIMES_S,
+)
+JOB_SECONDS = Metric(
+    "instantir_job_seconds",
+    "Seconds from a job's submission to its success, on any worker.",
+    buckets=keys.TIMES_S,
+)
+QUEUE_LIMIT = Metric("instantir_queue_limit", "Waiting jobs before submissions are refused.")
+STREAMS_LIMIT = Metric("instantir_streams_limit", "Clients that may follow jobs here at once.")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What one scrape read from Redis."""
+    """What one scrape read from Redis, and the limits that it is judged by."""
 
     waiting: Mapping[str, int]
     running: int
@@ -69,6 +89,10 @@ class QueueState:
     dead: int
     workers: Mapping[str, Mapping[str, Any]]
     eta_errors: Sequence[float]
+    wait: tuple[Sequence[int], float]  # counts by bucket, and the sum in seconds
+    whole: tuple[Sequence[int], float]
+    queue_limit: int
+    streams_limit: int
 
 
 class Metrics:
@@ -104,7 +128,7 @@ class _QueueCollector(Collector):
     def __init__(self, state: QueueState | None) -> None:
         self._state = state
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         state = self._state
         yield _gauge(REDIS_UP, 0 if state is None else 1)
         if state is None:
@@ -125,7 +149,17 @@ class _QueueCollector(Collector):
         if state.eta_errors:
             yield _gauge(ETA_ERROR, median(state.eta_errors))
         yield _gauge(WORKER_SLOTS, sum(int(info.get("slots", 0)) for info in ready))
+        yield _histogram(JOB_WAIT_SECONDS, *state.wait)
+        yield _histogram(JOB_SECONDS, *state.whole)
+        yield _gauge(QUEUE_LIMIT, state.queue_limit)
+        yield _gauge(STREAMS_LIMIT, state.streams_limit)
 
 
 def _gauge(metric: Metric, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(metric.name, metric.help, value=value)
+
+
+def _histogram(metric: Metric, counts: Sequence[int], total: float) -> HistogramMetricFamily:
+    bounds = [*map(str, metric.buckets), "+Inf"]
+    buckets = list(zip(bounds, accumulate(counts), strict=True))
+    return HistogramMetricFamily(metric.name, metric.help, buckets=buckets, sum_value=total)

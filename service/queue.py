@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -299,6 +299,14 @@ class JobQueue:
         with unavailable_when_away():
             counts = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.ENDED))
         return {status: int(counts.get(status.encode(), 0)) for status in sorted(TERMINAL)}
+
+    async def times(self, kind: Literal["wait", "whole"]) -> tuple[list[int], float]:
+        """Jobs by how long they waited or took in all, one count for each bucket; the sum in s."""
+        with unavailable_when_away():
+            found = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.TIMES))
+        buckets = range(1, len(keys.TIMES_S) + 2)
+        counts = [int(found.get(f"{kind}:{bucket}".encode(), 0)) for bucket in buckets]
+        return counts, int(found.get(f"{kind}:ms".encode(), 0)) / 1000
 
     async def dead(self) -> list[str]:
         """Ids of the jobs that failed because their workers kept dying, oldest first."""

@@ -67,6 +67,7 @@ def prelude(settings: Settings) -> str:
         "PER_JOB": _list(keys.PER_JOB),
         "PRIORITIES": _list(keys.PRIORITIES),
         **shared,
+        "TIMES_S": "{" + ", ".join(map(str, keys.TIMES_S)) + "}",
         "EVENTS_MAXLEN": str(keys.EVENTS_MAXLEN),
         "IDEMPOTENCY_S": str(keys.IDEMPOTENCY_S),
         "HOOK_EVENTS": _list(TERMINAL_EVENTS),

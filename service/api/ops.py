@@ -78,6 +78,10 @@ async def _queue_state(services: Services) -> QueueState:
             dead=len(await queue.dead()),
             workers=await queue.workers(),
             eta_errors=await queue.accuracy(),
+            wait=await queue.times("wait"),
+            whole=await queue.times("whole"),
+            queue_limit=services.settings.queue_limit,
+            streams_limit=services.settings.max_streams,
         )
 
 

@@ -17,7 +17,7 @@ end
 
 local function take(id, tag, priority)
   local key = KEY.job .. id
-  local job = redis.call('HMGET', key, 'status', 'attempt', 'max_attempts', 'options')
+  local job = redis.call('HMGET', key, 'status', 'attempt', 'max_attempts', 'options', 'created_at')
   if not job[1] or not MOVES[job[1]].running then return end
   if ARGV[3] == '1' and redis.call('EXISTS', KEY.source .. id) == 0 then
     return fail(id, '{"code":"source_lost","message":"the upload is gone","retryable":true}',
@@ -28,6 +28,8 @@ local function take(id, tag, priority)
   local at = now()
   redis.call('HSET', key, 'owner', worker, 'attempt', attempt + 1, 'started_at', at,
     'busy_from', occupy(worker, 1))
+  local waited = tonumber(at) - tonumber(job[5])
+  if redis.call('HSETNX', key, 'waited', waited) == 1 then count_time('wait', waited) end
   move(id, 'running')
   expire(id, ALIVE_S)
   place(LEASES, tonumber(at) + LEASE_MS / 1000, id)

@@ -71,8 +71,9 @@ append(id, 'output', ARGV[5])
 close(id, to)
 judge(id)
 local job = redis.call('HMGET', key, 'pace', 'pixels', 'cache', 'fingerprint', 'started_at',
-  'busy_from', 'busy_until')
+  'busy_from', 'busy_until', 'created_at', 'finished_at')
 local took = tonumber(now()) - tonumber(job[5])
+count_time('whole', tonumber(job[9]) - tonumber(job[8]))
 if ARGV[7] ~= '' then
   local pixels, seconds, steps = tonumber(job[2]), tonumber(ARGV[7]), tonumber(ARGV[8])
   local crowd = crowd_of(job[6], job[7], took)

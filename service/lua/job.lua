@@ -1,5 +1,5 @@
 -- Shared by every script: put behind the shebang, after the generated constants
---   MOVES, KEY (prefixes), PER_JOB, EVENTS_MAXLEN, the shared keys by name, PRIORITIES,
+--   MOVES, KEY (prefixes), PER_JOB, TIMES_S, EVENTS_MAXLEN, the shared keys by name, PRIORITIES,
 --   ALIVE_S, RETENTION_S, LEASE_MS.
 -- Portable: Redis >= 7.0, Valkey >= 8. The only clock is the server's.
 
@@ -99,6 +99,17 @@ local function close(id, to)
   redis.call('HINCRBY', ENDED, to, 1)
   redis.call('EXPIRE', ENDED, ALIVE_S)
   return true
+end
+
+-- Counts a time in the histogram of its kind, in the first bucket that it fits.
+local function count_time(kind, seconds)
+  local bucket = #TIMES_S + 1
+  for i = #TIMES_S, 1, -1 do
+    if seconds <= TIMES_S[i] then bucket = i end
+  end
+  redis.call('HINCRBY', TIMES, kind .. ':' .. bucket, 1)
+  redis.call('HINCRBY', TIMES, kind .. ':ms', string.format('%d', seconds * 1000))
+  redis.call('EXPIRE', TIMES, ALIVE_S)
 end
 
 -- How far a prediction was off, as a share of the time it took.

@@ -17,6 +17,10 @@ STATE = QueueState(
         "b": {"ready": False, "slots": 8, "running": 0},
     },
     eta_errors=[0.3, 0.05, 0.1],
+    wait=([3, 2, *[0] * 9, 1], 4000.5),
+    whole=([0] * 12, 0.0),
+    queue_limit=200,
+    streams_limit=10_000,
 )
 ALL = [value for value in vars(metrics).values() if isinstance(value, Metric)]
 
@@ -40,6 +44,8 @@ def test_gauges_come_from_the_state_of_the_queue() -> None:
     assert found["instantir_worker_slots",] == 4
     assert found["instantir_eta_error_ratio",] == 0.1
     assert found["instantir_eta_judged_jobs",] == 3
+    assert found["instantir_queue_limit",] == 200
+    assert found["instantir_streams_limit",] == 10_000
 
 
 def test_ends_of_jobs_are_a_counter_with_one_series_for_each_status() -> None:
@@ -48,6 +54,16 @@ def test_ends_of_jobs_are_a_counter_with_one_series_for_each_status() -> None:
     assert b"# TYPE instantir_jobs_total counter\n" in text
     assert scrape(text)["instantir_jobs_total", "succeeded"] == 5
     assert scrape(text)["instantir_jobs_total", "failed"] == 0
+
+
+def test_the_buckets_of_a_histogram_hold_all_that_took_no_longer() -> None:
+    found = scrape(Metrics().render(STATE))
+
+    counts = [found["instantir_job_wait_seconds_bucket", le] for le in ("0.5", "1.0", "3600.0")]
+    assert counts == [3, 5, 5]
+    assert found["instantir_job_wait_seconds_bucket", "+Inf"] == 6
+    assert found["instantir_job_wait_seconds_count",] == 6
+    assert found["instantir_job_wait_seconds_sum",] == 4000.5
 
 
 def test_gauges_are_absent_and_not_zero_when_redis_is_away() -> None:
@@ -72,7 +88,7 @@ def test_every_metric_of_the_table_is_exposed_with_its_help() -> None:
     one.hooks.labels("delivered").inc()
     text = one.render(STATE).decode()
 
-    assert len(ALL) == 14
+    assert len(ALL) == 18
     for metric in ALL:
         assert f"# HELP {metric.name} {metric.help}\n" in text
     assert "process_resident_memory_bytes" in text

@@ -111,6 +111,29 @@ async def test_the_ends_of_jobs_are_counted_whoever_ended_them(api, submitted, w
     assert counts == {"succeeded": 1, "failed": 0, "canceled": 1, "expired": 0}
 
 
+async def test_the_times_of_jobs_are_counted_once_for_each_job(
+    api, submitted, worker, queue: JobQueue
+) -> None:
+    await submitted()
+    await submitted()
+    await worker.run()
+    await queue.release(await worker.claim(), count_attempt=False)
+    await worker.claim()
+
+    found = await samples(api)
+
+    assert found["instantir_job_wait_seconds_count",] == 2
+    assert found["instantir_job_seconds_count",] == 1
+    assert 0 < found["instantir_job_seconds_sum",] < 60
+
+
+async def test_the_limits_are_those_of_the_settings(api, settings: Settings) -> None:
+    found = await samples(api)
+
+    assert found["instantir_queue_limit",] == settings.queue_limit
+    assert found["instantir_streams_limit",] == settings.max_streams
+
+
 async def test_requests_are_counted_by_route_and_never_by_path(api, submitted) -> None:
     job_id = await submitted()
     await api.get(f"/restore/{job_id}")
