@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
+BALANCER = ROOT / "deploy" / "compose" / "haproxy.cfg"
+PROMETHEUS = ROOT / "deploy" / "compose" / "prometheus.yml"
 TOOLS = Path(sys.executable).parent
 
 
@@ -68,20 +72,52 @@ def test_every_variable_is_a_setting() -> None:
 
 def test_the_port_is_the_settings_default_everywhere() -> None:
     port = str(Settings.model_fields["port"].default)
-    api = _compose()["services"]["api"]
+    services = _compose()["services"]
     assert _instructions("EXPOSE") == [port]
-    assert api["environment"]["INSTANTIR_PORT"] == port
-    assert [mapping.split(":")[-1] for mapping in api["ports"]] == [port]
+    assert services["api"]["environment"]["INSTANTIR_PORT"] == port
+    assert services["balancer"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert f":{port}/livez" in "".join(_instructions("HEALTHCHECK"))
+    assert f"server-template api 16 api:{port}\n" in BALANCER.read_text(encoding="utf-8")
+    scraped = yaml.safe_load(PROMETHEUS.read_text(encoding="utf-8"))["scrape_configs"][0]
+    assert scraped["dns_sd_configs"][0]["port"] == int(port)
+
+
+def test_every_file_that_compose_mounts_is_there() -> None:
+    volumes = [v for s in _compose()["services"].values() for v in s.get("volumes", [])]
+    ours = [volume.split(":")[0] for volume in volumes if volume.startswith("./")]
+    assert len(ours) >= 4
+    assert [path for path in ours if not (ROOT / path).exists()] == []
+
+
+def test_images_that_are_pulled_have_a_version() -> None:
+    images = [s["image"] for s in _compose()["services"].values() if "image" in s]
+    assert len(images) >= 4
+    assert [name for name in images if not re.search(r":v?\d+\.\d+", name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("haproxy", ["-c", "-f", BALANCER]),
+        ("promtool", ["check", "config", PROMETHEUS]),
+    ],
+)
+def test_what_compose_mounts_is_accepted_by_its_program(program: str, words: list[Any]) -> None:
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"needs {program}")
+    done = _run(found, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_images_run_as_a_numeric_user_other_than_root() -> None:
     users = _instructions("USER")
-    assert len(users) == 2
+    assert len(users) == 3
     assert all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user) for user in users)
 
 
-@pytest.mark.parametrize("service", ["api", "worker"])
+@pytest.mark.parametrize("service", ["api", "worker", "worker-gpu"])
 def test_compose_builds_a_stage_that_exists(service: str) -> None:
     stages = [line.split(" AS ")[1] for line in _instructions("FROM")]
     assert _compose()["services"][service]["build"]["target"] in stages
