@@ -127,7 +127,7 @@ async def server_cpu_s(redis: Redis) -> float:
 
 async def api_cpu_s(address: str, requests: int = 1000) -> float:
     """Seconds of its core that an API process needs for one `POST /restore` of a small picture."""
-    with api(address) as service:
+    with api(address, "--queue-limit", "1000000") as service:
         process = psutil.Process(service.pid)
         image = picture(64, 0)
         async with httpx.AsyncClient(base_url=service.url) as client:

@@ -33,6 +33,7 @@ class Outlook:
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
     ends: Mapping[str, float] = field(default_factory=dict[str, float])  # seconds from then
     errors: tuple[float, ...] = ()
+    whole: bool = True  # it knows every job that waited then
 
     def eta(self, job_id: str) -> Eta | None:
         """When the job will end; None where that is not known."""
@@ -60,10 +61,9 @@ class Forecasts:
         async with self._lock:
             last = self._last
             stale = time.monotonic() - last.at > _FRESH_S
-            unknown = job_id is not None and not {job_id} & (
-                last.positions.keys() | last.ends.keys()
-            )
-            if stale or unknown:
+            unknown = job_id is not None and not (job_id in last.positions or job_id in last.ends)
+            # Of a longer queue than is looked at, a second look would tell no more of its end.
+            if stale or (unknown and last.whole):
                 self._last = await self._look()
             return self._last
 
@@ -124,7 +124,7 @@ class Forecasts:
         load = await self._queue.load(MOST_WAITING)
         ends, errors = await self._simulate(load)
         positions = {job.job_id: place for place, job in enumerate(load.waiting)}
-        return Outlook(at, positions, ends, errors)
+        return Outlook(at, positions, ends, errors, load.count <= len(load.waiting))
 
     async def _simulate(self, load: Load) -> tuple[dict[str, float], tuple[float, ...]]:
         model = CostModel(await self._queue.costs())

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service import keys
 from service.jobs import OutputInfo
 from service.queue import JobQueue
-from service.work import Cost
+from service.work import Cost, Load
 from tests.conftest import WaitUntil
 
 READY = {"ready": True, "slots": 1, "running": 0, "model": "nano", "fingerprint": "f"}
@@ -43,6 +43,23 @@ async def test_a_waiting_job_has_a_position_and_a_time(api, submitted) -> None:
     assert job["eta"]["low_s"] < job["eta"]["likely_s"] < job["eta"]["high_s"]
     assert float(answer.headers["x-eta"]) == pytest.approx(3 * COST_S, rel=0.1)
     assert answer.headers["x-queue-position"] == "2"
+
+
+async def test_a_queue_longer_than_is_looked_at_is_not_looked_at_for_each_job(
+    submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.forecasts.MOST_WAITING", 2)
+    looks: list[int] = []
+    load = JobQueue.load
+
+    async def counted(queue: JobQueue, waiting: int) -> Load:
+        looks.append(waiting)
+        return await load(queue, waiting)
+
+    monkeypatch.setattr(JobQueue, "load", counted)
+    for _ in range(12):
+        await submitted(cache=False)
+    assert 0 < len(looks) < 12  # one for each of the first three, then one for a time
 
 
 @pytest.mark.usefixtures("known")
