@@ -1,4 +1,4 @@
-"""The torch-free engine with steps that take time, so that jobs last while processes come and go."""
+"""The torch-free engine with steps that take time: jobs last while processes come and go."""
 
 import threading
 from collections.abc import Sequence
