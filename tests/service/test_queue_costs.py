@@ -20,7 +20,7 @@ async def finish(queue: JobQueue, lease: Lease, seconds: float) -> None:
     assert await queue.succeed(lease, OUTPUT, b"x", Cost(seconds, 2))
 
 
-async def held(redis: Redis) -> dict[bytes, bytes]:
+async def held(redis: Redis) -> dict[bytes | str, bytes | str]:
     """How many jobs each worker holds, as the server counts."""
     return await redis.hgetall(keys.HELD)
 
