@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies bench-backends loadtest clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies bench-backends loadtest check-deploy clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -71,6 +71,10 @@ bench-backends: ready-dev ## what runs networks on this processor, compared in o
 
 loadtest: ready-dev ## followers, queue and events, first event, predictions, capacity model (15 min; LOADTESTS=names)
 	for name in $(LOADTESTS); do $(PYTHON_BIN) -m loadtests.$$name $(ARGS) || exit 1; done
+
+check-deploy: ready-dev ## images, compose, balancers, dashboards, rules, manifests: all that needs no cluster
+	$(pytest) tests/deploy
+	@echo "checked: images, compose, nginx and haproxy before a real fleet, rules and dashboard against real metrics, manifests"
 
 clean: ## remove caches and reports; .venv stays
 	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -89,6 +89,16 @@ def test_every_file_that_compose_mounts_is_there() -> None:
     assert [path for path in ours if not (ROOT / path).exists()] == []
 
 
+def test_prometheus_finds_its_rules_where_compose_mounts_them() -> None:
+    prometheus = _compose()["services"]["prometheus"]
+    mounts = dict(v.split(":")[:2] for v in prometheus["volumes"] if v.startswith("./"))
+    config = mounts["./deploy/compose/prometheus.yml"]
+    (rules,) = yaml.safe_load(PROMETHEUS.read_text(encoding="utf-8"))["rule_files"]
+    assert f"--config.file={config}" in prometheus["command"]
+    found = os.path.normpath(Path(config).parent / rules)
+    assert found == mounts["./deploy/prometheus/rules.yml"]
+
+
 def test_images_that_are_pulled_have_a_version() -> None:
     images = [s["image"] for s in _compose()["services"].values() if "image" in s]
     assert len(images) >= 4
