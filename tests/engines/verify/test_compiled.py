@@ -41,7 +41,7 @@ def unfused() -> Graph:
 
 @needs_rtx
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("table", [compiled.nano_graphs, compiled.wide_graphs])
 def test_step_graphs_compute_the_same_and_their_attention_is_fused(
     table: Callable[[], dict[str, Graph]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
