@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,27 @@ from engines.tiling import Tiling
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "openvino", "tensorrt")
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    """What a compiled backend needs."""
+
+    packages: str
+    place: str  # type of the device
+    dtype: torch.dtype
+    installed: Callable[[], bool]
+
+    def fits(self, place: torch.device, dtype: torch.dtype) -> bool:
+        return (place.type, dtype) == (self.place, self.dtype)
+
+
+_COMPILERS = {
+    "openvino": _Compiler("openvino and onnx", "cpu", torch.float32, openvino.available),
+    "tensorrt": _Compiler(
+        "tensorrt-rtx-cu12 and onnx", "cuda", torch.float16, lambda: tensorrt.flavour() is not None
+    ),
+}
+BACKENDS = ("auto", "torch", *_COMPILERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +61,15 @@ class Choice:
 
         Raises EngineError where it is not there, or cannot run on the place in this precision.
         """
-        fits = {
-            "openvino": place.type == "cpu" and dtype is torch.float32,
-            "tensorrt": place.type == "cuda" and dtype is torch.float16,
-        }
         if name == "auto":
-            return self._fastest(fits, place, precision)
+            return self._fastest(place, dtype, precision)
         if name == "torch":
             return None
-        if not (openvino.available() if name == "openvino" else tensorrt.flavour()):
-            packages = "openvino and onnx" if name == "openvino" else "tensorrt-rtx-cu12 and onnx"
-            raise EngineError(f"backend is {name!r}: install the packages {packages}")
-        if not fits[name]:
-            runs = "cpu torch.float32" if name == "openvino" else "cuda torch.float16"
+        compiler = _COMPILERS[name]
+        if not compiler.installed():
+            raise EngineError(f"backend is {name!r}: install the packages {compiler.packages}")
+        if not compiler.fits(place, dtype):
+            runs = f"{compiler.place} {compiler.dtype}"
             raise EngineError(f"backend is {name!r}: it runs on {runs}, not {place.type} {dtype}")
         return self._openvino(precision) if name == "openvino" else self._tensorrt(place)
 
@@ -72,11 +89,16 @@ class Choice:
                 parameter.data = parameter.data.to(place) if kept else parameter.data.new_empty(0)
 
     def _fastest(
-        self, fits: dict[str, bool], place: torch.device, precision: str | None
+        self, place: torch.device, dtype: torch.dtype, precision: str | None
     ) -> Backend | None:
-        if fits["openvino"] and openvino.available():
+        able = {
+            name
+            for name, compiler in _COMPILERS.items()
+            if compiler.fits(place, dtype) and compiler.installed()
+        }
+        if "openvino" in able:
             return self._openvino(precision)
-        if fits["tensorrt"] and tensorrt.flavour():
+        if "tensorrt" in able:
             try:
                 return self._tensorrt(place)
             except EngineError as error:

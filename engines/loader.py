@@ -45,6 +45,8 @@ def load(
     if backend not in BACKENDS:
         raise EngineError(f"backend is {backend!r}, known: {', '.join(BACKENDS)}")
     place = torch.device(_device(device))
+    if device.startswith("cuda:"):  # TensorRT and Triton work on the current device
+        torch.cuda.set_device(place)
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     path = model_path(model)
     folder = read_folder(path)

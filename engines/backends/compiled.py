@@ -1,5 +1,6 @@
 """The step as calls of the table's graphs: what all compiled backends share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from engines.graphs import Graph
 from engines.models.adapter import Hoisted
 
 
-class GraphBackend:
+class GraphBackend(ABC):
     """An `engines.backends.eager.Backend` that runs the graphs of a table."""
 
     def __init__(self, table: Mapping[str, Graph], name: str) -> None:
@@ -34,6 +35,6 @@ class GraphBackend:
         given = residuals or self._table["aggregator"].zeros(sample)
         return self.run("unet", [sample, emb, *hoisted.tensors(), *given])[0]
 
+    @abstractmethod
     def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of a graph, in memory of their own."""
-        raise NotImplementedError

@@ -145,32 +145,36 @@ class Buffers:
     def __init__(
         self, engines: Sequence[Loaded], most: Sizes, dtype: torch.dtype, device: Device
     ) -> None:
-        self.dtype = dtype
-        ports = {p.name: p for e in engines for p in (*e.graph.inputs, *e.graph.outputs)}
         self._flat = {
-            name: torch.empty(prod(port.shape(most)), dtype=self._type(port), device=device.place)
-            for name, port in ports.items()
+            port.name: torch.empty(
+                prod(port.shape(most)), dtype=port.dtype or dtype, device=device.place
+            )
+            for port in _ports(engines)
         }
-        working = max(engine.working_bytes for engine in engines)
-        room = -(-working // _ALIGNED) * _ALIGNED
+        room = _pool_bytes(engines)
         self.pool = torch.empty(room, dtype=torch.uint8, device=device.place)
 
     @staticmethod
-    def needed(engines: Sequence[tuple[Graph, int]], most: Sizes, dtype: torch.dtype) -> int:
-        """Bytes of the buffers of graphs with so much working memory each."""
-        ports = {p.name: p for graph, _ in engines for p in (*graph.inputs, *graph.outputs)}
-        values = sum(
-            prod(port.shape(most)) * (port.dtype or dtype).itemsize for port in ports.values()
-        )
-        return values + max(working for _, working in engines)
+    def needed(engines: Sequence[Loaded], most: Sizes, dtype: torch.dtype) -> int:
+        """Bytes of the buffers of these engines."""
+        shapes = ((prod(port.shape(most)), port.dtype or dtype) for port in _ports(engines))
+        return sum(count * kind.itemsize for count, kind in shapes) + _pool_bytes(engines)
 
     def view(self, port: Port, sizes: Sizes) -> Tensor:
         """The port's tensor at these sizes."""
         shape = port.shape(sizes)
         return self._flat[port.name][: prod(shape)].view(shape)
 
-    def _type(self, port: Port) -> torch.dtype:
-        return port.dtype or self.dtype
+
+def _ports(engines: Sequence[Loaded]) -> list[Port]:
+    """Inputs and outputs of all engines, one for each name."""
+    ports = (port for own in engines for port in (*own.graph.inputs, *own.graph.outputs))
+    return list({port.name: port for port in ports}.values())
+
+
+def _pool_bytes(engines: Sequence[Loaded]) -> int:
+    """Working memory for any one of the engines."""
+    return -(-max(own.working_bytes for own in engines) // _ALIGNED) * _ALIGNED
 
 
 class Runtime:
@@ -191,9 +195,9 @@ class Runtime:
         self._engines = engines
         self._trt = trt
         self._device = device
-        graphs = [(loaded.graph, loaded.working_bytes) for loaded in engines.values()]
-        guard(Buffers.needed(graphs, most, dtype), device, "buffers of the engines")
-        self._buffers = Buffers(list(engines.values()), most, dtype, device)
+        loaded = list(engines.values())
+        guard(Buffers.needed(loaded, most, dtype), device, "buffers of the engines")
+        self._buffers = Buffers(loaded, most, dtype, device)
         self._launches: OrderedDict[tuple[str, tuple[int, ...]], Launch] = OrderedDict()
 
     def run(self, name: str, inputs: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:

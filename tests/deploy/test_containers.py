@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_the_api_image_carries_neither_engine_nor_torch() -> None:
     lock = (ROOT / "requirements" / "api.lock").read_text(encoding="utf-8")
     heavy = r"^(torch|numpy|diffusers|transformers|onnxruntime)\b"
     assert re.findall(heavy, lock, flags=re.MULTILINE) == []
+
+
+def test_the_api_starts_with_nothing_but_what_its_lock_has() -> None:
+    lock = (ROOT / "requirements" / "api.lock").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, flags=re.MULTILINE))
+    missing = [
+        module
+        for module, owners in packages_distributions().items()
+        if module != "service"
+        and not locked & {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}
+    ]
+    assert {"torch", "engines"} <= set(missing)
+    program = f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
+    program += "import service.cli, service.api.app"
+    done = _run(sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_redis_keeps_jobs_on_disk_and_never_evicts() -> None:

@@ -162,6 +162,17 @@ def test_without_a_gpu_the_processor_is_taken_in_float32(nano_like_folder: Path)
     assert (restorer.device.type, restorer.dtype) == ("cpu", torch.float32)
 
 
+def test_a_gpu_named_by_its_number_becomes_the_current_one(
+    nano_like_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(place: torch.device) -> None:
+        raise RuntimeError(f"current is {place}")
+
+    monkeypatch.setattr(torch.cuda, "set_device", chosen)
+    with pytest.raises(RuntimeError, match="current is cuda:1"):
+        load(nano_like_folder, device="cuda:1")
+
+
 def test_a_backend_that_is_not_known_is_refused(nano_like_folder: Path) -> None:
     with pytest.raises(
         EngineError, match="backend is 'tpu', known: auto, torch, openvino, tensorrt"
