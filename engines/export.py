@@ -21,8 +21,9 @@ from engines.graphs import HEIGHT, ROWS, WIDTH, Axis, Graph
 
 onnx: Any = onnx_library  # its types are only partly known
 OPSET = 17
-# Two rows, and sides that differ: an axis of length 1, or two equal ones, might be taken for fixed.
-EXAMPLE = {ROWS: 2, HEIGHT: 32, WIDTH: 64}
+# Small, as tracing computes on the processor, where half precision may be 300 times slower. Two
+# rows, and sides that differ: an axis of length 1, or two equal ones, might be taken for fixed.
+EXAMPLE = {ROWS: 2, HEIGHT: 8, WIDTH: 16}
 _ONNX = {
     torch.float32: onnx.TensorProto.FLOAT,
     torch.float16: onnx.TensorProto.FLOAT16,

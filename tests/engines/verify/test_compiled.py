@@ -46,9 +46,7 @@ def unfused() -> Graph:
 def test_step_graphs_compute_the_same_and_their_attention_is_fused(
     table: Callable[[], dict[str, Graph]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Half precision is slow on processors without it: of the wide graphs the smallest size.
-    sizes = compiled.SIZES[:2] if table is compiled.nano_graphs else compiled.SIZES[:1]
-    monkeypatch.setattr(compiled, "SIZES", sizes)
+    monkeypatch.setattr(compiled, "SIZES", compiled.SIZES[:2])
     report = Report()
     for name, graph in table().items():
         if name in STEP_GRAPHS:
