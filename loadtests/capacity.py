@@ -108,7 +108,9 @@ async def played(service: Api, arrivals: Sequence[Arrival], sides: Sequence[int]
         return [*took, time.monotonic() - began]
 
 
-def compare(workers: int, jobs: int) -> tuple[Profile, list[dict[str, Any]]]:
+def compare(
+    workers: int, jobs: int, loads: Sequence[float]
+) -> tuple[Profile, list[dict[str, Any]]]:
     """Every load with so many workers: measured, predicted, and how far they are apart."""
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -122,7 +124,7 @@ def compare(workers: int, jobs: int) -> tuple[Profile, list[dict[str, Any]]]:
         profile = asyncio.run(learned(service, address, workers))
         able = workers / (1 + profile.crowding * (workers - 1)) / mean_seconds(profile.kinds)
         side_of = dict(zip(profile.kinds, _SIDES, strict=True))
-        for load in _LOADS:
+        for load in loads:
             arrivals = poisson(profile.kinds, load * able, jobs, seed=round(100 * load))
             predicted = simulate(profile.pace, arrivals, workers)
             *took, whole = asyncio.run(
@@ -143,12 +145,13 @@ def compare(workers: int, jobs: int) -> tuple[Profile, list[dict[str, Any]]]:
 def main() -> int:
     """Compare, print a JSON object for each run, write them and the last profile to files."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.capacity", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=80)
+    parser.add_argument("--jobs", type=int, default=240, help="of one run")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--loads", type=float, nargs="+", default=_LOADS)
     parser.add_argument("--report", type=Path, default=Path("reports/capacity.json"))
     parser.add_argument("--profile", type=Path, default=Path("reports/capacity-profile.json"))
     options = parser.parse_args()
-    profiles, runs = zip(*(compare(w, options.jobs) for w in options.workers), strict=True)
+    profiles, runs = zip(*(compare(w, options.jobs, options.loads) for w in options.workers), strict=True)
     found = [one for own in runs for one in own]
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

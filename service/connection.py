@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -16,6 +16,7 @@ from redis.exceptions import (
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     ResponseError,
     TimeoutError,
     TryAgainError,
@@ -30,6 +31,7 @@ CONNECT_TIMEOUT_S: Final = 2.0
 MAX_BLOCK_S: Final = SOCKET_TIMEOUT_S - 3.0
 _RETRIES: Final = 3
 _MAX_CONNECTIONS: Final = 32  # of one process; who finds none free waits for one
+_MAX_CLUSTER_CONNECTIONS: Final = 1000  # of one process to one node; there is no waiting here
 
 _AWAY = (
     ConnectionError,
@@ -41,27 +43,50 @@ _AWAY = (
     MasterDownError,
     TryAgainError,
 )
-# Replies without a class of their own that mean "no writes now": disk trouble, too few replicas.
-_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "OOM")
+# Replies without a class of their own that mean "no writes now": disk trouble, too few replicas,
+# a server that has just become a replica and ends blocking reads.
+_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "OOM", "UNBLOCKED")
+
+
+class _Cluster(RedisCluster):
+    """A client of a Redis Cluster that calls one without a usable node an outage."""
+
+    async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:
+        try:
+            return await super().initialize(*args, **kwargs)
+        except RedisClusterException as error:
+            raise ConnectionError(str(error)) from error
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **kwargs)
+        except RedisClusterException as error:
+            raise ConnectionError(str(error)) from error
 
 
 def connect(settings: Settings) -> Redis:
     """A client for `settings.redis_url` that retries short outages. Opens nothing by itself.
 
-    Raises ValueError when no address is set (the embedded server sets one when it starts).
+    With `redis_cluster` the address is that of any node of a Redis Cluster; the queue lives on the
+    one that holds its hash tag. Raises ValueError when no address is set (the embedded server sets
+    one when it starts).
     """
     if settings.redis_url is None:
         raise ValueError("redis_url is not set; start the embedded server or set REDIS_URL")
+    options: dict[str, Any] = {
+        "decode_responses": False,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
+        "retry_on_error": [ConnectionError, TimeoutError, BusyLoadingError],
+    }
+    if settings.redis_cluster:
+        options["max_connections"] = _MAX_CLUSTER_CONNECTIONS
+        # To all who use it a Redis: they ask for nothing that only one of the two has.
+        return cast("Redis", _Cluster.from_url(settings.redis_url, **options))
     pool = BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
-        settings.redis_url,
-        decode_responses=False,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        health_check_interval=30,
-        max_connections=_MAX_CONNECTIONS,
-        timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
-        retry_on_error=[ConnectionError, TimeoutError, BusyLoadingError],
+        settings.redis_url, max_connections=_MAX_CONNECTIONS, timeout=SOCKET_TIMEOUT_S, **options
     )
     return Redis.from_pool(pool)
 

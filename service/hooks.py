@@ -138,7 +138,7 @@ class Outbox:
     async def later(self, message: Message, delay_s: float, *, counted: bool) -> None:
         """Tries again after `delay_s`."""
         with unavailable_when_away():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=True)
             if counted:
                 pipe.hincrby(keys.hook(message.id), "tries", 1)
             pipe.zadd(keys.HOOKS, {message.id: time.time() + delay_s}, xx=True)
@@ -148,7 +148,7 @@ class Outbox:
     async def done(self, message: Message, *, disable: bool = False) -> None:
         """Takes the message out; `disable` keeps the job from sending any more."""
         with unavailable_when_away():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=True)
             pipe.zrem(keys.HOOKS, message.id)
             if disable:
                 pipe.hdel(keys.job(message.job_id), "hook")
@@ -167,7 +167,7 @@ class Outbox:
         }
         key = keys.deliveries(message.job_id)
         with unavailable_when_away():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=True)
             pipe.rpush(key, json.dumps(entry))
             pipe.ltrim(key, -_LOG_LENGTH, -1)
             pipe.expire(key, keys.HOOK_S)
@@ -186,7 +186,7 @@ class Outbox:
             message_id = (last or b"").decode()
             if not last or not await self._redis.exists(keys.hook(message_id)):
                 raise NotFound(f"job {job_id!r} has sent no message that could be sent again")
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=True)
             pipe.hset(keys.hook(message_id), "tries", "0")
             pipe.expire(keys.hook(message_id), keys.HOOK_S)
             pipe.zadd(keys.HOOKS, {message_id: time.time()})

@@ -94,7 +94,7 @@ class Hub:
         self._watches: dict[str, _Watch] = {}
         self._dirty: set[str] = set()
         self._news = asyncio.Event()
-        self._subscriptions: Any = redis.pubsub(ignore_subscribe_messages=False)  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
+        self._subscriptions = self._nothing_heard()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -202,8 +202,8 @@ class Hub:
         prefix = keys.live("").encode()
         while True:
             try:
-                # Reconnecting subscribes to everything again, and every job is looked at anew.
-                await self._subscriptions.subscribe(keys.live(_SELF))
+                # Subscribing to everything again has every job looked at anew.
+                await self._subscriptions.subscribe(*map(keys.live, (_SELF, *self._watches)))
                 while True:
                     message = await self._subscriptions.get_message(timeout=_POLL_S)
                     if message is not None and message["type"] in ("message", "subscribe"):
@@ -212,6 +212,13 @@ class Hub:
             except RedisError as error:
                 _log.warning("news of jobs are interrupted: %s", error)
                 await asyncio.sleep(_PAUSE_S)
+                # Not the old ones: they would wait for their own node, which may be gone for good.
+                await self._subscriptions.aclose()
+                self._subscriptions = self._nothing_heard()
+
+    def _nothing_heard(self) -> Any:
+        """Subscriptions to nothing yet."""
+        return self._redis.pubsub(ignore_subscribe_messages=False)  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
 
     async def _pump(self) -> None:
         while True:

@@ -316,7 +316,7 @@ class JobQueue:
     async def bury(self, job_id: str, requeued_as: str) -> None:
         """Takes a job off the list of the dead, because another one was made of it."""
         with unavailable_when_away():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=True)
             pipe.zrem(keys.DEAD, job_id)
             if await self._redis.exists(keys.job(job_id)):
                 pipe.hset(keys.job(job_id), "requeued_as", requeued_as)

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("INSTANTIR_REDIS_URL", "REDIS_URL"),
         description="redis://, rediss:// or unix:// address; None starts the embedded server.",
     )
+    redis_cluster: bool = Field(
+        default=False, description="REDIS_URL is the address of a node of a Redis Cluster."
+    )
     data_dir: Path = Field(default_factory=_default_data_dir)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -160,6 +163,13 @@ class Settings(BaseSettings):
         if prefix != SECRET_PREFIX or length < _SECRET_BYTES:
             raise ValueError(f"must be {SECRET_PREFIX} and base64 of {_SECRET_BYTES} bytes or more")
         return secret
+
+    @model_validator(mode="after")
+    def _check_cluster(self) -> Self:
+        scheme = (self.redis_url or "none").partition(":")[0]  # what follows may hold a password
+        if self.redis_cluster and scheme not in ("redis", "rediss"):
+            raise ValueError(f"redis_cluster needs a redis:// or rediss:// address, not {scheme}")
+        return self
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:

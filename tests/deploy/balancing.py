@@ -122,6 +122,12 @@ class Fleet:
             entries: Any = client.xrange(keys.events(job_id))
         return [(int(at.split(b"-")[0]), fields[b"type"].decode()) for at, fields in entries]
 
+    def jobs(self) -> set[str]:
+        """The ids of all jobs."""
+        with Redis.from_url(self.redis_url) as client:
+            found: Any = client.zrange(keys.jobs(""), 0, -1)
+        return {job_id.decode() for job_id in found}
+
     def logged(self, job_ids: Sequence[str]) -> int:
         """How many events the logs of these jobs hold in all."""
         with Redis.from_url(self.redis_url) as client, client.pipeline(transaction=False) as pipe:
@@ -140,14 +146,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet_in(folder: Path) -> Generator[Fleet]:
+def fleet_in(folder: Path, apis: int = _APIS) -> Generator[Fleet]:
     """A fleet that is ready for work, for as long as the block lasts."""
     model = folder / "model"
     model.mkdir()
     with ExitStack() as stack:
         address = stack.enter_context(EmbeddedServer(folder / "redis"))
         settings = Settings(redis_url=address, engine=ENGINE, model=str(model), lease_s=10.0)
-        fleet = Fleet(model, address, [Api(number, address) for number in range(_APIS)])
+        fleet = Fleet(model, address, [Api(number, address) for number in range(apis)])
         for api in fleet.apis:
             stack.callback(api.end)
         for _ in range(WORKERS):
@@ -161,8 +167,13 @@ def _has_workers(answer: bytes) -> bool:
     return f'"workers":{WORKERS}'.encode() in answer
 
 
-def configuration(name: str, folder: Path, port: int, addresses: Sequence[str]) -> Path:
-    """The configuration that we ship, with these addresses and nginx's own files in `folder`."""
+def configuration(
+    name: str, folder: Path, port: int, addresses: Sequence[str], hurry: int = 1
+) -> Path:
+    """The configuration that we ship, with these addresses and nginx's own files in `folder`.
+
+    What it waits for answers is divided by `hurry`.
+    """
     text = CONFIGURATIONS[name].read_text()
     shipped = re.findall(r"server (?:api\d )?(10\.0\.0\.\d+:8000)", text)
     changes = dict(zip(shipped, addresses, strict=True))
@@ -179,6 +190,8 @@ def configuration(name: str, folder: Path, port: int, addresses: Sequence[str]) 
     for old, new in changes.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
+    waits = r"(proxy_read_timeout|timeout (?:client|server|tunnel)) +(\d+)s"
+    text = re.sub(waits, lambda found: f"{found[1]} {int(found[2]) * 1000 // hurry}ms", text)
     path = folder / CONFIGURATIONS[name].name
     path.write_text(text)
     return path
@@ -191,10 +204,10 @@ def checking(name: str, path: Path) -> list[str]:
 
 
 @contextmanager
-def balancer(name: str, folder: Path, addresses: Sequence[str]) -> Generator[str]:
+def balancer(name: str, folder: Path, addresses: Sequence[str], hurry: int = 1) -> Generator[str]:
     """A balancer before these API processes; its address."""
     port = _free_port("127.0.0.1")
-    path = configuration(name, folder, port, addresses)
+    path = configuration(name, folder, port, addresses, hurry)
     words = {"nginx": ["-e", "stderr", "-c"], "haproxy": ["-db", "-f"]}[name]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

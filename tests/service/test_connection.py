@@ -27,9 +27,24 @@ async def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
     await client.aclose()
 
 
-async def test_a_server_that_cannot_write_is_unavailable() -> None:
-    with pytest.raises(ServerUnavailable, match="MISCONF"), unavailable_when_away():
-        raise ResponseError("MISCONF Errors writing to the AOF file")
+async def test_a_cluster_that_is_away_is_unavailable(unused_tcp_port: int) -> None:
+    address = f"redis://127.0.0.1:{unused_tcp_port}"
+    client = connect(Settings(redis_url=address, redis_cluster=True))
+    with pytest.raises(ServerUnavailable, match="not available"), unavailable_when_away():
+        await client.ping()
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "MISCONF Errors writing to the AOF file",
+        "UNBLOCKED force unblock from blocking operation, instance state changed",
+    ],
+)
+async def test_a_server_that_cannot_write_is_unavailable(reply: str) -> None:
+    with pytest.raises(ServerUnavailable, match=reply), unavailable_when_away():
+        raise ResponseError(reply)
 
 
 async def test_our_own_mistakes_are_not_called_an_outage() -> None:

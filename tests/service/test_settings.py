@@ -75,6 +75,12 @@ def test_the_smallest_side_cannot_exceed_the_largest() -> None:
         Settings(min_side_px=64, max_side_px=32)
 
 
+@pytest.mark.parametrize("address", [None, "unix:///redis.sock"])
+def test_a_cluster_needs_the_address_of_a_node(address: str | None) -> None:
+    with pytest.raises(ValidationError, match="redis_cluster needs a redis:// or rediss://"):
+        Settings(redis_url=address, redis_cluster=True)
+
+
 @pytest.mark.parametrize(
     "secret", ["whsec_", "whsec_c2hvcnQ=", "whsec_" + "A" * 33, "A" * 32, "whsec_" + "%" * 40]
 )

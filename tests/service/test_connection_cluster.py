@@ -1,0 +1,115 @@
+"""The queue on a real Redis Cluster, while its node changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service import keys
+from service.connection import connect
+from service.hub import Hub
+from service.jobs import JobStatus
+from service.queue import JobQueue
+from service.results import BlobKind, RedisBlobStore
+from service.settings import Settings
+from tests.conftest import WaitUntil
+from tests.faults.fake import closed_gate
+from tests.faults.fleet import ended, submit, worker_here
+from tests.service.cluster import Cluster, cluster_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with nothing in it."""
+    with cluster_in(tmp_path) as serving:
+        yield serving
+
+
+@pytest.fixture
+def on_cluster(cluster: Cluster, tmp_path: Path) -> Settings:
+    """Settings for the cluster, with an engine that needs no model."""
+    return Settings(
+        redis_url=cluster.url,
+        redis_cluster=True,
+        engine="tests.faults.fake:load",
+        model=str(tmp_path),
+        lease_s=10.0,
+    )
+
+
+@pytest.fixture
+async def client(on_cluster: Settings) -> AsyncIterator[Redis]:
+    """A client of the cluster."""
+    made = connect(on_cluster)
+    yield made
+    await made.aclose()
+
+
+async def _log(client: Redis, job_id: str) -> list[int]:
+    entries: Any = await client.xrange(keys.events(job_id))
+    return [int(at.split(b"-")[0]) for at, _ in entries]
+
+
+@asynccontextmanager
+async def _followed(client: Redis, job_id: str) -> AsyncGenerator[list[int]]:
+    """The numbers of the events that a follower sees; all of them when the block has ended."""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for item in hub.follow(job_id):
+            seen.extend([item.seq] if item.seq is not None else [])
+
+    hub = Hub(client, max_streams=10)
+    async with hub.running():
+        task = asyncio.create_task(follow())
+        yield seen
+        await asyncio.wait_for(task, 60)
+
+
+async def test_a_job_is_submitted_restored_and_fetched(
+    client: Redis, on_cluster: Settings, wait_until: WaitUntil
+) -> None:
+    queue = JobQueue(client, on_cluster)
+    await submit(queue, "whole")
+    async with worker_here(client, on_cluster), _followed(client, "whole") as seen:
+        job = await wait_until(lambda: ended(queue, "whole"))
+    assert job.status is JobStatus.SUCCEEDED
+    assert await RedisBlobStore(client, on_cluster).get(BlobKind.RESULT, "whole")
+    assert seen == await _log(client, "whole")
+
+
+async def test_every_key_is_on_one_node(client: Redis, on_cluster: Settings) -> None:
+    queue = JobQueue(client, on_cluster)
+    await submit(queue, "kept")
+    names = [name async for name in client.scan_iter(count=1000)]
+    slots = {await client.execute_command("CLUSTER KEYSLOT", name) for name in names}
+    assert len(slots) == 1
+
+
+@pytest.mark.parametrize("way", ["handed over", "killed"])
+async def test_a_running_job_outlives_the_node_of_its_queue(
+    cluster: Cluster, client: Redis, on_cluster: Settings, wait_until: WaitUntil, way: str
+) -> None:
+    queue, job_id = JobQueue(client, on_cluster), way.replace(" ", "-")
+    owner, replica = sorted((cluster.owner, cluster.replica), key=lambda n: not n.is_master())
+    await submit(queue, job_id)
+    async with worker_here(client, on_cluster), _followed(client, job_id) as seen:
+        with closed_gate(Path(on_cluster.model), at="step"):
+            await wait_until(lambda: len(seen) > 1)
+            if way == "killed":
+                await wait_until(lambda: owner.client.wait(1, 0))
+                owner.kill()
+            else:
+                replica.say("FAILOVER")
+            await wait_until(replica.is_master, timeout_s=30)
+        job = await wait_until(lambda: ended(queue, job_id), timeout_s=30)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
+    assert seen == await _log(client, job_id)
