@@ -1,7 +1,7 @@
 # Every target works on a bare machine: it makes .venv first. `make` alone lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies bench-backends loadtest check-deploy clean
+.PHONY: help setup ready-runtime ready-dev serve test test-fast check fmt lock verify verify-engines train-nano eval studies bench-backends loadtest check-deploy chart clean
 
 PYTHON_BIN := .venv/bin/python
 PORT ?= 8000
@@ -75,6 +75,10 @@ loadtest: ready-dev ## followers, queue and events, first event, predictions, ca
 check-deploy: ready-dev ## images, compose, balancers, dashboards, rules, manifests: all that needs no cluster
 	$(pytest) tests/deploy
 	@echo "checked: images, compose, nginx and haproxy before a real fleet, rules and dashboard against real metrics, manifests"
+
+chart: ready-dev ## the object of the rules, and the Helm chart of the overlays: build/chart/instantir
+	$(PYTHON_BIN) -m deploy.kubernetes.make_rules
+	$(PYTHON_BIN) -m deploy.helm.make_chart
 
 clean: ## remove caches and reports; .venv stays
 	rm -rf build dist reports *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -151,7 +151,9 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path("reports/capacity.json"))
     parser.add_argument("--profile", type=Path, default=Path("reports/capacity-profile.json"))
     options = parser.parse_args()
-    profiles, runs = zip(*(compare(w, options.jobs, options.loads) for w in options.workers), strict=True)
+    profiles, runs = zip(
+        *(compare(w, options.jobs, options.loads) for w in options.workers), strict=True
+    )
     found = [one for own in runs for one in own]
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

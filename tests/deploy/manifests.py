@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-KUBERNETES = ROOT / "deploy" / "kubernetes"
+from deploy.helm.overlays import Manifest, rendered
+
+VERSIONS = ("1.33.0", "1.37.0")
 TOOLS = Path(sys.executable).parent
-OVERLAYS = ("cpu", "gpu", "prod")
 COMPONENT = "app.kubernetes.io/component"
-Manifest = dict[str, Any]
 
 
-@cache
-def rendered(overlay: str) -> str:
-    """The manifests of an overlay as one text."""
-    command = [TOOLS / "kubectl", "kustomize", KUBERNETES / "overlays" / overlay]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def validated(text: str, version: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the schemas of a version of Kubernetes say of manifests."""
+    file = folder / "rendered.yaml"
+    file.write_text(text, encoding="utf-8")
+    command = [TOOLS / "kubernetes-validate", "--strict", "--quiet", "-k", version, file]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def manifests(overlay: str, kind: str = "") -> list[Manifest]:

@@ -11,39 +11,29 @@ from typing import Any
 
 import pytest
 
+from deploy.helm.overlays import KUBERNETES, OVERLAYS, ROOT, Manifest, rendered
 from service import cli as command_line
 from service import metrics, worker
 from service.api import ops
 from service.queue import JobQueue
 from service.settings import Settings
 from tests.deploy.manifests import (
-    KUBERNETES,
-    OVERLAYS,
-    ROOT,
     TOOLS,
-    Manifest,
+    VERSIONS,
     container,
     manifests,
     may_reach,
     one,
-    rendered,
     selected,
     templates,
+    validated,
 )
 
-VERSIONS = ("1.33.0", "1.37.0")
 OURS = ("api", "worker", "engines")
 CACHE = "/var/cache/instantir"
 SETTINGS = {f"INSTANTIR_{name.upper()}" for name in Settings.model_fields} | {"REDIS_URL"}
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
-
-
-def _validated(text: str, version: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    file = folder / "rendered.yaml"
-    file.write_text(text, encoding="utf-8")
-    command = [TOOLS / "kubernetes-validate", "--strict", "--quiet", "-k", version, file]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _stage(image: str) -> str:
@@ -57,10 +47,10 @@ def _stage(image: str) -> str:
 def test_an_overlay_follows_the_schemas_of_a_version(
     overlay: str, version: str, tmp_path: Path
 ) -> None:
-    done = _validated(rendered(overlay), version, tmp_path)
+    done = validated(rendered(overlay), version, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     without = re.findall(r"schema for kind (\w+)", done.stdout + done.stderr)
-    assert sorted(without) == ["PodMonitor", "ScaledObject"]
+    assert sorted(without) == ["PodMonitor", "PrometheusRule", "ScaledObject"]
 
 
 @pytest.mark.slow
@@ -74,14 +64,14 @@ def test_an_overlay_follows_the_schemas_of_a_version(
 def test_a_broken_manifest_is_refused(right: str, wrong: str, tmp_path: Path) -> None:
     broken = rendered("cpu").replace(right, wrong)
     assert broken != rendered("cpu")
-    done = _validated(broken, VERSIONS[0], tmp_path)
+    done = validated(broken, VERSIONS[0], tmp_path)
     assert done.returncode != 0
 
 
 @pytest.mark.slow
 def test_the_pod_that_models_are_copied_through_follows_the_schemas(tmp_path: Path) -> None:
     text = (KUBERNETES / "models" / "pod.yaml").read_text(encoding="utf-8")
-    done = _validated(text, VERSIONS[1], tmp_path)
+    done = validated(text, VERSIONS[1], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from copy import deepcopy
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
-from tests.deploy.manifests import OVERLAYS, Manifest, one
+from deploy.helm.overlays import OVERLAYS, Manifest
+from deploy.kubernetes.make_rules import OBJECT, RULES, rules_object
+from tests.deploy.manifests import one
 
 COUNT = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
+DURATION = {"type": "string", "pattern": r"^\d+(ms|s|m|h)$"}
 
 
 def _closed(required: str, **properties: Any) -> dict[str, Any]:
@@ -47,17 +53,27 @@ SCALED = _closed(
         "items": _closed("type metadata", type={"const": "prometheus"}, metadata=QUERY),
     },
 )
-ENDPOINT = _closed(
-    "port", port=TEXT, path=TEXT, interval={"type": "string", "pattern": r"^\d+(ms|s|m|h)$"}
-)
+ENDPOINT = _closed("port", port=TEXT, path=TEXT, interval=DURATION)
 MONITORED = _closed(
     "selector podMetricsEndpoints",
     selector=_closed("matchLabels", matchLabels={"type": "object"}),
     podMetricsEndpoints={"type": "array", "minItems": 1, "items": ENDPOINT},
 )
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+RECORDED = _closed("record expr", record=TEXT, expr=TEXT, labels=TEXTS)
+ALERT = _closed(
+    "alert expr", alert=TEXT, expr=TEXT, labels=TEXTS, annotations=TEXTS, **{"for": DURATION}
+)
+GROUP = _closed(
+    "name rules",
+    name=TEXT,
+    rules={"type": "array", "minItems": 1, "items": {"oneOf": [RECORDED, ALERT]}},
+)
+RULED = _closed("groups", groups={"type": "array", "minItems": 1, "items": GROUP})
 OBJECTS = [
     ("keda.sh/v1alpha1", "ScaledObject", "instantir-worker", SCALED),
     ("monitoring.coreos.com/v1", "PodMonitor", "instantir-api", MONITORED),
+    ("monitoring.coreos.com/v1", "PrometheusRule", "instantir", RULED),
 ]
 each_object = pytest.mark.parametrize(("version", "kind", "name", "schema"), OBJECTS)
 
@@ -92,3 +108,19 @@ def test_a_number_where_keda_wants_text_is_refused() -> None:
     broken["spec"]["triggers"][0]["metadata"]["threshold"] = 4
     with pytest.raises(jsonschema.ValidationError, match="not of type 'string'"):
         _check(broken, SCALED)
+
+
+def test_the_object_of_rules_is_made_from_the_rules_as_they_are() -> None:
+    assert OBJECT.read_text(encoding="utf-8") == rules_object(), "`make chart` makes it anew"
+
+
+def _on_one_line(rules: Manifest) -> str:
+    """Kustomize adds empty lines to queries, where spaces mean nothing."""
+    return re.sub(r"(\\n|\s)+", " ", json.dumps(rules, sort_keys=True))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_leaves_rules_and_alerts_as_they_are(overlay: str) -> None:
+    spec = one(overlay, "PrometheusRule", "instantir")["spec"]
+    rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    assert _on_one_line(spec) == _on_one_line(rules)
