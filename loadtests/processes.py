@@ -12,9 +12,13 @@ import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from service.lifeline import tied_to_me
 
+RULES = Path(__file__).resolve().parents[1] / "deploy" / "prometheus" / "rules.yml"
 _START_S = 120.0
 
 
@@ -46,13 +50,34 @@ def process(name: str, *flags: str) -> Generator[subprocess.Popen[bytes]]:
 @contextmanager
 def api(address: str, *flags: str) -> Generator[Api]:
     """An API process that answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     with process("api", "--port", str(port), "--redis-url", address, *flags) as made:
         found = Api(made.pid, port)
         until_ok(f"{found.url}/livez")
         yield found
+
+
+@contextmanager
+def prometheus(folder: Path, *services: Api) -> Generator[str]:
+    """The address of a real Prometheus that scrapes API processes each second, with our rules."""
+    targets = [f"127.0.0.1:{service.port}" for service in services]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "scrape_configs": [{"job_name": "api", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{_free_port()}"
+    command = [
+        *("prometheus", f"--config.file={folder / 'prometheus.yml'}", "--log.level=error"),
+        *(f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={address}"),
+    ]
+    with subprocess.Popen(command, preexec_fn=tied_to_me()) as made:
+        try:
+            until_ok(f"http://{address}/-/ready")
+            yield f"http://{address}"
+        finally:
+            made.terminate()
 
 
 def until_ready(service: Api, workers: int) -> None:
@@ -72,3 +97,9 @@ def until_ok(url: str, good: Callable[[bytes], bool] = lambda _: True) -> None:
             pass
         time.sleep(0.1)
     raise TimeoutError(f"{url} did not answer so within {_START_S:g} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -7,10 +7,8 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import AggregateExpr, BinaryExpr, Expr, MatrixSelector, VectorSelector
 from redis.asyncio import Redis
 
-from loadtests.processes import Api, api, process, until_ok, until_ready
+from loadtests.processes import RULES, api, process, prometheus, until_ready
 from service import keys
 from service.api.app import create_app
-from service.lifeline import tied_to_me
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 RULE_TESTS = RULES.with_name("rules.test.yml")
 DASHBOARD = ROOT / "deploy" / "grafana" / "instantir.json"
 RUNBOOKS = ROOT / "docs" / "operations.md"
@@ -238,32 +234,6 @@ def test_panels_need_no_plugin_and_take_their_source_from_the_variable() -> None
     assert set(sources) == {"${datasource}"}
 
 
-@contextmanager
-def _prometheus(folder: Path, service: Api) -> Iterator[str]:
-    """The address of a real Prometheus that scrapes the service each second, with our rules."""
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {"job_name": "api", "static_configs": [{"targets": [f"127.0.0.1:{service.port}"]}]}
-        ],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [
-        *("prometheus", f"--config.file={folder / 'prometheus.yml'}", "--log.level=error"),
-        *(f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={address}"),
-    ]
-    with subprocess.Popen(command, preexec_fn=tied_to_me()) as made:
-        try:
-            until_ok(f"http://{address}/-/ready")
-            yield f"http://{address}/api/v1/query"
-        finally:
-            made.terminate()
-
-
 async def _restore(client: httpx.AsyncClient, seed: int) -> None:
     """One small restoration, followed to its end, with a webhook that nobody takes."""
     options = {"seed": seed, "steps": 2, "cache": "false"}
@@ -282,8 +252,8 @@ def _picture() -> bytes:
     return out.getvalue()
 
 
-def _has_data(prometheus: httpx.Client, address: str, query: str) -> bool:
-    found = prometheus.get(address, params={"query": query}).json()["data"]["result"]
+def _has_data(source: httpx.Client, query: str) -> bool:
+    found = source.get("/api/v1/query", params={"query": query}).json()["data"]["result"]
     return any(math.isfinite(float(series["value"][1])) for series in found)
 
 
@@ -294,15 +264,15 @@ async def test_every_panel_shows_data_of_a_real_service(server: str, tmp_path: P
     hooks = ["--webhook-secret", "whsec_" + "A" * 32, "--fetch-private-networks", "true"]
     with ExitStack() as stack:
         service = stack.enter_context(api(server, *hooks))
-        address = stack.enter_context(_prometheus(tmp_path, service))
+        address = stack.enter_context(prometheus(tmp_path, service))
         stack.enter_context(process("worker", "--redis-url", server, "--threads", "1"))
         until_ready(service, 1)
-        prometheus = stack.enter_context(httpx.Client(timeout=10))
+        source = stack.enter_context(httpx.Client(base_url=address, timeout=10))
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
             empty = QUERIES
             for seed in range(_MOST_JOBS):
                 await _restore(client, seed)
-                empty = [query for query in empty if not _has_data(prometheus, address, query)]
+                empty = [query for query in empty if not _has_data(source, query)]
                 if not empty:
                     break
     assert empty == []
