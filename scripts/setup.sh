@@ -86,6 +86,7 @@ if [ "$kind" = dev ]; then
   system_package redis-server redis-server "tests of the queue run on Valkey alone"
   system_package nginx-light /usr/sbin/nginx "tests behind nginx will be skipped"
   system_package haproxy /usr/sbin/haproxy "tests behind haproxy will be skipped"
+  system_package iproute2 ip "tests of cut networks will be skipped"
   system_package prometheus promtool "tests of alerting rules will be skipped"
   system_package curl curl "the test with curl will be skipped"
   system_package nodejs node "the test with Node will be skipped"

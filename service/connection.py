@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -30,6 +32,13 @@ CONNECT_TIMEOUT_S: Final = 2.0
 # A blocking read must come back before its socket gives up on it.
 MAX_BLOCK_S: Final = SOCKET_TIMEOUT_S - 3.0
 _RETRIES: Final = 3
+# A silent connection is given up by the kernel, also where nothing is asked: the hub only listens.
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 4,
+    "TCP_KEEPINTVL": 2,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 10_000,  # ms
+}
 _MAX_CONNECTIONS: Final = 32  # of one process; who finds none free waits for one
 _MAX_CLUSTER_CONNECTIONS: Final = 1000  # of one process to one node; there is no waiting here
 
@@ -78,17 +87,53 @@ def connect(settings: Settings) -> Redis:
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "health_check_interval": 30,
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
-        "retry_on_error": [ConnectionError, TimeoutError, BusyLoadingError],
+        # Who met silence has waited long enough, and only a refusal is tried again.
+        "retry": Retry(
+            ExponentialWithJitterBackoff(base=0.05, cap=0.5),
+            _RETRIES,
+            supported_errors=(ConnectionError,),
+        ),
     }
+    if not settings.redis_url.startswith("unix:"):
+        options["socket_keepalive_options"] = {
+            getattr(socket, name): value
+            for name, value in _KEEPALIVE.items()
+            if hasattr(socket, name)
+        }
     if settings.redis_cluster:
         options["max_connections"] = _MAX_CLUSTER_CONNECTIONS
+        options["retry_on_error"] = [ConnectionError, TimeoutError, BusyLoadingError]
         # To all who use it a Redis: they ask for nothing that only one of the two has.
         return cast("Redis", _Cluster.from_url(settings.redis_url, **options))
     pool = BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py leaves **kwargs open
         settings.redis_url, max_connections=_MAX_CONNECTIONS, timeout=SOCKET_TIMEOUT_S, **options
     )
+    pool.connection_class = reporting(pool.connection_class)
     return Redis.from_pool(pool)
+
+
+def reporting(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Connections of this kind that say when they were lost while idle.
+
+    uvloop calls writing to such a connection a RuntimeError. What the kernel gave up reads as a
+    message that has not come yet, at once and for ever.
+    """
+
+    class Reporting(kind):
+        async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **kwargs)
+            except RuntimeError as error:
+                raise ConnectionError(str(error)) from error
+
+        async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            response = cast("Any", await super().read_response(*args, **kwargs))
+            lost = self._reader and self._reader.exception()
+            if response is None and kwargs.get("timeout") is not None and lost:
+                raise ConnectionError(str(lost)) from lost
+            return response
+
+    return Reporting
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import keys, tasks
+from service.connection import unavailable_when_away
 from service.errors import ServerUnavailable, TooManyStreams
 from service.stream import BATCH, HEARTBEAT, Entry, StreamItem, head, items_of, replay, seq_of
 
@@ -95,6 +96,7 @@ class Hub:
         self._dirty: set[str] = set()
         self._news = asyncio.Event()
         self._subscriptions = self._nothing_heard()
+        self._subscribing = asyncio.Lock()  # two who connect at a time leave a connection behind
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -185,7 +187,9 @@ class Hub:
         watch.readers.add(reader)
         try:
             if len(watch.readers) == 1:
-                await self._subscriptions.subscribe(keys.live(job_id))
+                async with self._subscribing:
+                    with unavailable_when_away():
+                        await self._subscriptions.subscribe(keys.live(job_id))
             try:
                 async with asyncio.timeout(_PLACED_S):
                     await watch.placed.wait()
@@ -196,14 +200,17 @@ class Hub:
             watch.readers.discard(reader)
             if not watch.readers and self._watches.get(job_id) is watch:
                 del self._watches[job_id]
-                await self._subscriptions.unsubscribe(keys.live(job_id))
+                with suppress(RedisError):  # then the subscriptions are replaced
+                    async with self._subscribing:
+                        await self._subscriptions.unsubscribe(keys.live(job_id))
 
     async def _listen(self) -> None:
         prefix = keys.live("").encode()
         while True:
             try:
                 # Subscribing to everything again has every job looked at anew.
-                await self._subscriptions.subscribe(*map(keys.live, (_SELF, *self._watches)))
+                async with self._subscribing:
+                    await self._subscriptions.subscribe(*map(keys.live, (_SELF, *self._watches)))
                 while True:
                     message = await self._subscriptions.get_message(timeout=_POLL_S)
                     if message is not None and message["type"] in ("message", "subscribe"):
@@ -213,8 +220,9 @@ class Hub:
                 _log.warning("news of jobs are interrupted: %s", error)
                 await asyncio.sleep(_PAUSE_S)
                 # Not the old ones: they would wait for their own node, which may be gone for good.
-                await self._subscriptions.aclose()
-                self._subscriptions = self._nothing_heard()
+                async with self._subscribing:
+                    await self._subscriptions.aclose()
+                    self._subscriptions = self._nothing_heard()
 
     def _nothing_heard(self) -> Any:
         """Subscriptions to nothing yet."""

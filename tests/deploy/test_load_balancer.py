@@ -21,6 +21,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from loadtests.processes import until_ok
 from service.client import AsyncClient
 from service.settings import Settings
 from tests.conftest import WaitUntil
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.timeout(180)
 LIMIT = int(Settings.model_fields["max_upload_bytes"].default)
 JOBS, FOLLOWERS_EACH, STEPS = 40, 5, 60
 KILLS, EVENTS_BETWEEN_KILLS = 6, 60
+HURRY = 10
 HANGING_S = 20.0  # longer than either balancer waits for an answer that does not come
 
 
@@ -109,18 +111,19 @@ def test_the_balancer_accepts_its_configuration(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "eventsource"])
 async def test_a_stream_survives_the_death_of_the_api_that_serves_it(
     fleet: Fleet, address: str, kind: str, wait_until: WaitUntil
 ) -> None:
+    counted = "websocket" if kind == "websocket" else "sse"
     async with AsyncExitStack() as streams:
         with closed_gate(fleet.model, at="step"):
             job_id = await _submit(address, steps=8)
             seen = await streams.enter_async_context(following(address, kind, job_id))
-            serving = await wait_until(lambda: fleet.serving(kind))
+            serving = await wait_until(lambda: fleet.serving(counted))
             await wait_until(lambda: (2, "status") in seen)
             serving.end()
-            await wait_until(lambda: fleet.serving(kind))
+            await wait_until(lambda: fleet.serving(counted))
     log = fleet.log(job_id)
     assert (missed(log, seen), doubled(seen)) == (0, 0)
     assert seen[-1] == log[-1]
@@ -274,3 +277,70 @@ async def test_an_api_that_hangs_holds_up_no_others_and_serves_again_later(
     logger.info("%d submissions, the slowest took %.1f s", len(took), max(took))
     assert max(took) < HANGING_S
     assert sum(seconds < 1 for seconds in took) >= 30
+
+
+@pytest.mark.slow
+async def test_a_post_whose_api_dies_is_repeated_by_its_key_into_the_same_job(
+    fleet: Fleet, address: str, wait_until: WaitUntil
+) -> None:
+    serving, *others = fleet.apis
+    before = fleet.jobs()
+    headers = {"idempotency-key": str(uuid4()), "prefer": "wait=30"}
+
+    async def ask() -> httpx.Response:
+        return await client.post("/restore", files={"image": PICTURE}, headers=headers)
+
+    async def repeated() -> httpx.Response | None:
+        answer = await ask()
+        return answer if answer.is_success else None
+
+    for api in others:
+        api.end()
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+        with closed_gate(fleet.model, at="step"):
+            first = asyncio.create_task(ask())
+            await wait_until(lambda: fleet.jobs() - before)
+            serving.end()
+            broken = await first
+            others[0].start()
+            await others[0].back()
+        again = await wait_until(repeated, 20)
+    assert broken.status_code in {502, 503}
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json()["status"] == "succeeded"
+    assert fleet.jobs() - before == {again.json()["id"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
+async def test_the_longest_wait_is_not_cut(
+    fleet: Fleet, tmp_path: Path, name: str, accept: str
+) -> None:
+    """Wait and limits are a tenth of what they are."""
+    _need(name)
+    wait = f"wait={Settings.model_fields['max_wait_s'].default / HURRY:g}"
+    addresses = [api.address for api in fleet.apis]
+    with closed_gate(fleet.model, at="step"), balancer(name, tmp_path, addresses, HURRY) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            headers = {"prefer": wait, "accept": accept}
+            answer = await client.post("/restore", files={"image": PICTURE}, headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+
+
+@pytest.mark.slow
+async def test_without_any_api_the_balancer_says_so_as_the_api_would(
+    fleet: Fleet, address: str
+) -> None:
+    for api in fleet.apis:
+        api.end()
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+        answer = await client.get("/restore")
+    fleet.mend()
+    await asyncio.to_thread(until_ok, f"{address}/livez")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["code"], problem["retryable"]) == ("server_unavailable", True)
+    assert problem["request_id"]

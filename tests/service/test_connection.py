@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, ResponseError
 
-from service.connection import MAX_BLOCK_S, SOCKET_TIMEOUT_S, connect, unavailable_when_away
+from service.connection import (
+    MAX_BLOCK_S,
+    SOCKET_TIMEOUT_S,
+    connect,
+    reporting,
+    unavailable_when_away,
+)
 from service.errors import NotFound, ServerUnavailable
 from service.settings import Settings
 
@@ -62,3 +70,29 @@ async def test_an_outage_keeps_its_cause() -> None:
 
 def test_a_blocking_read_ends_before_its_socket_gives_up() -> None:
     assert MAX_BLOCK_S < SOCKET_TIMEOUT_S
+
+
+class _Broken:
+    """A connection that has been lost while it was idle, as uvloop and the kernel leave it."""
+
+    def __init__(self) -> None:
+        self._reader = asyncio.StreamReader()
+        self._reader.set_exception(OSError("timed out"))
+
+    async def send_packed_command(self, *_: Any) -> None:
+        raise RuntimeError("the transport is closed")
+
+    async def read_response(self, **_: Any) -> None:
+        return None
+
+
+async def test_a_connection_that_was_reset_while_idle_is_one_that_is_lost() -> None:
+    lost = reporting(cast("Any", _Broken))()
+    with pytest.raises(ConnectionError, match="the transport is closed"):
+        await lost.send_packed_command(b"")
+
+
+async def test_a_subscription_that_was_given_up_is_not_one_without_news() -> None:
+    lost = reporting(cast("Any", _Broken))()
+    with pytest.raises(ConnectionError, match="timed out"):
+        await lost.read_response(timeout=1)

@@ -54,18 +54,19 @@ async def client(on_cluster: Settings) -> AsyncIterator[Redis]:
 
 
 async def _log(client: Redis, job_id: str) -> list[int]:
+    """The numbers of a job's events; of previews a follower may see the newest alone."""
     entries: Any = await client.xrange(keys.events(job_id))
-    return [int(at.split(b"-")[0]) for at, _ in entries]
+    return [int(at.split(b"-")[0]) for at, event in entries if event[b"type"] != b"preview"]
 
 
 @asynccontextmanager
 async def _followed(client: Redis, job_id: str) -> AsyncGenerator[list[int]]:
-    """The numbers of the events that a follower sees; all of them when the block has ended."""
+    """Likewise what a follower sees; all of it when the block has ended."""
     seen: list[int] = []
 
     async def follow() -> None:
         async for item in hub.follow(job_id):
-            seen.extend([item.seq] if item.seq is not None else [])
+            seen.extend([item.seq] if item.frame is None and item.seq is not None else [])
 
     hub = Hub(client, max_streams=10)
     async with hub.running():
