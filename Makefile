@@ -10,7 +10,7 @@ PHOTOS ?= ../shared/photos
 MODEL ?= nano
 OUT ?= runs
 PRESET ?= nano
-LOADTESTS ?= fanout throughput latency eta capacity
+LOADTESTS ?= fanout throughput latency eta mixed capacity
 # glibc would give every large tensor's memory back to the system, and clear it again for the next.
 keep_memory = MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456
 # One process per core; more threads in each would only wait for one another.
@@ -69,7 +69,7 @@ studies: ready-dev ## studies of the paper's claims with plots into docs/studies
 bench-backends: ready-dev ## what runs networks on this processor, compared in one run (ARGS="--runs 9")
 	$(PYTHON_BIN) -m benchmarks.backends $(ARGS)
 
-loadtest: ready-dev ## followers, queue and events, first event, predictions, capacity model (15 min; LOADTESTS=names)
+loadtest: ready-dev ## followers, queue and events, first event, predictions, all at once, capacity model (30 min; LOADTESTS=names)
 	for name in $(LOADTESTS); do $(PYTHON_BIN) -m loadtests.$$name $(ARGS) || exit 1; done
 
 check-deploy: ready-dev ## images, compose, balancers, dashboards, rules, manifests: all that needs no cluster

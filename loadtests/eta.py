@@ -22,6 +22,7 @@ from typing import Any, Final
 import httpx
 from PIL import Image
 
+from loadtests.limits import verdict
 from loadtests.processes import Api, api, process, until_ready
 from service import keys
 from service.client import AsyncClient
@@ -29,6 +30,7 @@ from service.connection import connect
 from service.embedded import EmbeddedServer
 from service.settings import Settings
 
+LIMITS: Final = {"median_error": (0, 0.1)}
 _SIDES: Final = (64, 96, 128, 192, 256)
 _PRESETS: Final = ("fast", "balanced")
 _LESSONS: Final = 2  # of each size and preset
@@ -79,8 +81,8 @@ async def measure(service: Api, address: str, jobs: int, every_s: float) -> dict
     }
 
 
-def main() -> None:
-    """Measure and print one JSON object."""
+def main() -> int:
+    """Measure and print one JSON object; 1 where a limit is broken."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.eta", description=__doc__)
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--every-s", type=float, default=1.5, help="mean time between arrivals")
@@ -96,7 +98,8 @@ def main() -> None:
         until_ready(service, options.workers)
         found = asyncio.run(measure(service, address, options.jobs, options.every_s))
     sys.stdout.write(json.dumps(found) + "\n")
+    return verdict(found, LIMITS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,6 +24,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from loadtests.limits import verdict
 from loadtests.listeners import KINDS, listening
 from loadtests.processes import api
 from service.connection import connect
@@ -34,6 +35,11 @@ from service.queue import JobQueue
 from service.settings import Settings
 from service.work import Lease, Submission
 
+LIMITS: Final = {
+    "websocket_p99_ms": (0, 250),
+    "sse_p99_ms": (0, 250),
+    "kib_each": (0, 40),
+}
 _PREVIEW: Final = b"\xff\xd8" + bytes(8_000)
 _SOURCE: Final = SourceInfo(width=256, height=256, content_type="image/png", bytes=1, sha256="0")
 _LEASE_S: Final = 3600.0
@@ -173,8 +179,8 @@ def _found(
     )
 
 
-def main() -> None:
-    """Measure and print one JSON object."""
+def main() -> int:
+    """Measure and print one JSON object; 1 where a limit is broken."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.fanout", description=__doc__)
     parser.add_argument("--streams", type=int, default=1000, help="of each kind")
     parser.add_argument("--jobs", type=int, default=1, help="that are followed, in turn")
@@ -185,7 +191,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as address:
         found = asyncio.run(measure(plan, address, Path(folder)))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    return verdict(asdict(found), LIMITS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

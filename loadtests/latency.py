@@ -15,12 +15,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 import httpx
 from PIL import Image
 
+from loadtests.limits import verdict
 from loadtests.processes import Api, api
 from service.embedded import EmbeddedServer
+
+LIMITS: Final = {"p50_ms": (0, 50), "p99_ms": (0, 250)}
 
 
 def _picture() -> bytes:
@@ -51,8 +55,8 @@ async def measure(service: Api, count: int) -> dict[str, float]:
     return {"jobs": count, "p50_ms": round(cuts[49], 1), "p99_ms": round(cuts[98], 1)}
 
 
-def main() -> None:
-    """Measure and print one JSON object."""
+def main() -> int:
+    """Measure and print one JSON object; 1 where a limit is broken."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.latency", description=__doc__)
     parser.add_argument("--jobs", type=int, default=300)
     options = parser.parse_args()
@@ -63,7 +67,8 @@ def main() -> None:
     ):
         found = asyncio.run(measure(service, options.jobs))
     sys.stdout.write(json.dumps(found) + "\n")
+    return verdict(found, LIMITS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,8 +27,9 @@ import psutil
 from redis import Redis
 
 from loadtests.eta import picture
+from loadtests.limits import broken
 from loadtests.processes import Api, api, process, until_ready
-from loadtests.visits import ENDS, Load, Outcome, Seen, broken, doubled, missed, p_ms
+from loadtests.visits import ENDS, Load, Outcome, Seen, doubled, missed, p_ms
 from service import keys
 from service.capacity.fleet import quantile
 from service.client import AsyncClient

@@ -109,14 +109,3 @@ def p_ms(outcomes: Sequence[Outcome], phase: str, share: float) -> float:
     """Milliseconds within which this share of the visits came to a phase; 0 where none did."""
     took = [1000 * o.took_s[phase] for o in outcomes if phase in o.took_s]
     return quantile(took, share) if took else 0.0
-
-
-def broken(figures: Mapping[str, float], limits: Mapping[str, tuple[float, float]]) -> list[str]:
-    """A line for each figure that is below its least or above its most."""
-    lines: list[str] = []
-    for name, (least, most) in limits.items():
-        value = figures[name]
-        if not least <= value <= most:
-            bound = f"{least:g} or more" if value < least else f"{most:g} or less"
-            lines.append(f"{name} is {value:.4g}, it must be {bound}")
-    return lines

@@ -29,6 +29,7 @@ _FIRST_PAUSE_S = 0.5
 _LAST_PAUSE_S = 30.0
 _STEADY_S = 60.0  # a process that lived this long starts its back-off anew
 _API_STOP_S = 10.0
+_TAKES_NOTHING_MS = 30_000  # or is gone: then the kernel ends a client's connection
 _BACKLOG = 2048
 
 
@@ -40,13 +41,16 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket; port 0 takes a free one. Raises PortInUseError, OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortInUseError(
             f"port {port} on {host} is in use; choose another with --port"
         ) from None
+    if sys.platform == "linux":  # connections have it from here
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING_MS)
+    return listener
 
 
 class Process:

@@ -40,6 +40,17 @@ def test_a_port_in_use_is_named_with_advice() -> None:
             listen("127.0.0.1", port)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_USER_TIMEOUT")
+def test_a_client_that_takes_nothing_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.supervisor._TAKES_NOTHING_MS", 500)
+    with listen("127.0.0.1", 0) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server, pytest.raises(TimeoutError):
+            server.sendall(bytes(2**26))
+
+
 def test_an_ipv6_address_can_be_listened_on() -> None:
     try:
         with listen("::1", 0) as listener:
