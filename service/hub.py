@@ -96,6 +96,7 @@ class Hub:
         self._dirty: set[str] = set()
         self._news = asyncio.Event()
         self._subscriptions = self._nothing_heard()
+        self._closed = False
         self._subscribing = asyncio.Lock()  # two who connect at a time leave a connection behind
 
     @asynccontextmanager
@@ -105,7 +106,9 @@ class Hub:
             async with tasks.running(self._listen(), self._pump()):
                 yield
         finally:
-            await self._subscriptions.aclose()
+            async with self._subscribing:
+                self._closed = True
+                await self._subscriptions.aclose()
 
     @property
     def jobs(self) -> Collection[str]:
@@ -202,7 +205,8 @@ class Hub:
                 del self._watches[job_id]
                 with suppress(RedisError):  # then the subscriptions are replaced
                     async with self._subscribing:
-                        await self._subscriptions.unsubscribe(keys.live(job_id))
+                        if not self._closed:
+                            await self._subscriptions.unsubscribe(keys.live(job_id))
 
     async def _listen(self) -> None:
         prefix = keys.live("").encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from uuid import uuid4
 
 import anyio
@@ -60,9 +60,10 @@ async def wait_for_end(request: Request, services: Services, job: Job, timeout_s
         group.start_soon(_until_left, request, group.cancel_scope)
         with anyio.move_on_after(timeout_s), suppress(NotFound):
             items = services.hub.follow(job.id, job.seq, services.timing.heartbeat_s)
-            async for item in items:
-                if item.ends:
-                    break
+            async with aclosing(items):
+                async for item in items:
+                    if item.ends:
+                        break
         group.cancel_scope.cancel()
     return await services.queue.get(job.id)
 

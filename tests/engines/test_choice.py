@@ -68,6 +68,7 @@ def test_engines_are_made_for_sides_from_the_smallest_picture_to_a_tile(
     assert asked == [(64 // factor, own.settings.tiling.tile_px // factor)]
 
 
+@pytest.mark.slow
 def test_what_engines_hold_is_given_up_and_restorations_come_out_the_same(
     own: Choice, nano_like: Restorer, photo: Callable[..., Image.Image]
 ) -> None:

@@ -195,6 +195,7 @@ def test_where_the_libraries_are_missing_torch_runs_the_networks(
         load(nano_like_folder, backend="openvino")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_engines_are_kept_in_the_folder_that_is_named(
     nano_like_folder: Path, tmp_path: Path
@@ -204,6 +205,7 @@ def test_engines_are_kept_in_the_folder_that_is_named(
     assert list((tmp_path / "new" / "engines").glob("unet-*/model.blob"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_no_fault(
     nano_like_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

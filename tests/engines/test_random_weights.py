@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,6 +32,7 @@ def test_step_graphs_of_a_described_size_run() -> None:
         assert all(bool(torch.isfinite(value).all()) for value in outputs)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_networks() -> None:
     one, same, other = (
         next(published_step_graphs(SMALL, seed=seed)["unet"].module.parameters())

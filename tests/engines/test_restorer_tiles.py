@@ -61,6 +61,7 @@ def test_tiles_see_the_same_noise_where_they_overlap(tiling: Restorer, photo: Ph
     assert torch.equal(left[..., -shared:], right[..., :shared])
 
 
+@pytest.mark.slow
 def test_a_seed_decides_a_large_picture_too(tiling: Restorer, photo: Photo) -> None:
     results = []
     for seed in (5, 5, 6):

@@ -18,6 +18,7 @@ def test_the_table_has_a_row_a_stage() -> None:
     assert "| one | 1.5 M | 0.0 M | 1.0 GiB |" in rows[2]
 
 
+@pytest.mark.slow
 def test_every_tiny_stage_passes_with_shapes_alone() -> None:
     found = needs(TINY, checkpointing=False)
     assert [need.stage for need in found] == [stage.name for stage in TINY.stages]

@@ -67,6 +67,7 @@ def test_the_scale_is_alpha_over_rank(trainee: Trainee) -> None:
     assert PreviewerLora(trainee.denoiser, rank=8, alpha=2.0).scale == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", [True, False])
 def test_checkpointed_gradients_are_those_of_the_forward_pass_that_was(
     trainee: Trainee, on: bool

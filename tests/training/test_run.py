@@ -91,6 +91,7 @@ def test_a_resumed_stage_equals_one_in_one_go(
     assert differing(whole.average, second.average) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TINY.stages, ids=list(STAGES))
 def test_a_stage_moves_its_parts_and_no_other(
     stage: Stage, make_run: MakeRun, batch: Batch
@@ -119,6 +120,7 @@ def test_parts_learn_at_their_share_of_the_rate(make_run: MakeRun, batch: Batch)
     )
 
 
+@pytest.mark.slow
 def test_a_batch_in_two_halves_is_one_optimizer_step(make_run: MakeRun, batch: Batch) -> None:
     run = make_run(replace(POLISH, accumulation=2))
     run.begin()
@@ -129,6 +131,7 @@ def test_a_batch_in_two_halves_is_one_optimizer_step(make_run: MakeRun, batch: B
     assert differing(before, state(run)) != []
 
 
+@pytest.mark.slow
 def test_the_next_stage_begins_with_the_average(make_run: MakeRun, batch: Batch) -> None:
     run = make_run(POLISH, replace(STAGES["refine"], prepare=None))
     run.begin()
@@ -242,6 +245,7 @@ def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine(
     assert learning_rate(stage, iteration) == pytest.approx(1e-3 * expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_iteration_draws_its_own_noise(make_run: MakeRun, batch: Batch) -> None:
     losses: list[float] = []
     for iteration in (0, 1):

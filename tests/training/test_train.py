@@ -26,6 +26,7 @@ def test_photographs_to_validate_on_are_never_trained_on(tmp_path: Path) -> None
     assert len(trained_on) == 28
 
 
+@pytest.mark.slow
 def test_every_stage_is_trained_told_of_and_saved(
     make_run: MakeRun, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_every_stage_is_trained_told_of_and_saved(
     assert again.done
 
 
+@pytest.mark.slow
 def test_a_run_that_saves_all_the_time_can_be_loaded_at_any_time(
     make_run: MakeRun, photos: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def latents(restorer: Restorer, photo: Photo, chosen: tuple[int, ...]) -> list[t
     return [part.latents for r in begun for part in getattr(r, "tiles", (r,))]
 
 
+@pytest.mark.slow
 def test_mixed_restorations_come_out_as_torch_makes_them(compiled: Restorer, photo: Photo) -> None:
     ours = latents(compiled, photo, (0, 1, 2))
     loop, backend = compiled.loop, compiled.loop.backend
@@ -85,6 +86,7 @@ def test_the_name_says_what_results_depend_on(compiled: Restorer) -> None:
     assert compiled.backend.endswith(" cpu f32")
 
 
+@pytest.mark.slow
 def test_engines_are_kept_and_a_damaged_one_is_built_anew(
     nano_like: Restorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ from evals.studies.pictures import Tile
 from evals.studies.runs import restore_all
 
 
+@pytest.mark.slow
 def test_every_step_is_noted_with_its_reference(
     restorer: engines.Restorer, tiles: list[Tile]
 ) -> None:
@@ -26,6 +27,7 @@ def test_every_step_is_noted_with_its_reference(
     assert runs[0].result.tobytes() != runs[1].result.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "passes"),
     [({}, 6), ({"preview_start": 1.0}, 4), ({"creative_start": 0.0}, 2)],
