@@ -29,7 +29,7 @@ _FIRST_PAUSE_S = 0.5
 _LAST_PAUSE_S = 30.0
 _STEADY_S = 60.0  # a process that lived this long starts its back-off anew
 _API_STOP_S = 10.0
-_TAKES_NOTHING_MS = 30_000  # or is gone: then the kernel ends a client's connection
+_CLIENT_SILENCE_MS = 30_000  # takes nothing, or is gone: the kernel ends the connection
 _BACKLOG = 2048
 
 
@@ -49,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
             f"port {port} on {host} is in use; choose another with --port"
         ) from None
     if sys.platform == "linux":  # connections have it from here
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING_MS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _CLIENT_SILENCE_MS)
     return listener
 
 

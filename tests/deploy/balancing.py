@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from pwd import getpwuid
 from typing import Any
 
 import httpx
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
@@ -40,6 +42,15 @@ CONFIGURATIONS = {
     "nginx": ROOT / "deploy" / "nginx" / "nginx.conf",
     "haproxy": ROOT / "deploy" / "haproxy" / "haproxy.cfg",
 }
+
+
+def _picture() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (32, 24), "olive").save(out, "PNG")
+    return out.getvalue()
+
+
+PICTURE = _picture()
 
 
 def program(name: str) -> str | None:

@@ -14,8 +14,7 @@ from websockets.asyncio.client import connect
 
 from service.client import AsyncClient
 from tests.conftest import WaitUntil
-from tests.deploy.balancing import CONFIGURATIONS, Fleet, balancer, fleet_in, program
-from tests.deploy.test_load_balancer import PICTURE
+from tests.deploy.balancing import CONFIGURATIONS, PICTURE, Fleet, balancer, fleet_in, program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

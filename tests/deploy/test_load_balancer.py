@@ -29,6 +29,7 @@ from tests.conftest import WaitUntil
 from tests.deploy.balancing import (
     CONFIGURATIONS,
     OPEN,
+    PICTURE,
     Fleet,
     balancer,
     checking,
@@ -47,15 +48,6 @@ JOBS, FOLLOWERS_EACH, STEPS = 40, 5, 60
 KILLS, EVENTS_BETWEEN_KILLS = 6, 60
 HURRY = 10
 HANGING_S = 20.0  # longer than either balancer waits for an answer that does not come
-
-
-def _small_png() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (32, 24), "olive").save(out, "PNG")
-    return out.getvalue()
-
-
-PICTURE = _small_png()
 
 
 def _padded(size: int) -> bytes:
@@ -297,6 +289,7 @@ async def test_a_post_whose_api_dies_is_repeated_by_its_key_into_the_same_job(
 
     for api in others:
         api.end()
+    await asyncio.to_thread(until_ok, f"{address}/livez")  # the balancer knows that one serves
     async with httpx.AsyncClient(base_url=address, timeout=60) as client:
         with closed_gate(fleet.model, at="step"):
             first = asyncio.create_task(ask())

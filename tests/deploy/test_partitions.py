@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from service.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 from service.lifeline import tied_to_me
 from service.settings import Settings
 from tests.conftest import WaitUntil
-from tests.deploy.balancing import OPEN, Api, Fleet
+from tests.deploy.balancing import OPEN, PICTURE, Api, Fleet
 from tests.deploy.followers import following, roaming
 from tests.deploy.hosts import Host, Network, Way, lacking, network
 from tests.deploy.paced import Paced
@@ -118,15 +117,6 @@ class Site:
         """Whether a command with these arguments has reached the store."""
         commands: list[Any] = self.store.slowlog_get(100_000)
         return any(words.encode() in command["command"] for command in commands)
-
-
-def _picture() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (32, 24), "teal").save(out, "PNG")
-    return out.getvalue()
-
-
-PICTURE = _picture()
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_a_port_in_use_is_named_with_advice() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_USER_TIMEOUT")
 def test_a_client_that_takes_nothing_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.supervisor._TAKES_NOTHING_MS", 500)
+    monkeypatch.setattr("service.supervisor._CLIENT_SILENCE_MS", 500)
     with listen("127.0.0.1", 0) as listener, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(listener.getsockname())
