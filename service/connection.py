@@ -60,6 +60,15 @@ _AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "OOM", "UNBLOCKED")
 class _Cluster(RedisCluster):
     """A client of a Redis Cluster that calls one without a usable node an outage."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType] - in redis-py
+        nodes = self.nodes_manager
+        # Of the nodes that are known so far, and of those that the cluster will name.
+        kind = reporting(nodes.connection_kwargs["connection_class"])
+        nodes.connection_kwargs["connection_class"] = kind
+        for node in nodes.startup_nodes.values():
+            node.connection_class = cast("Any", kind)
+
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:
         try:
             return await super().initialize(*args, **kwargs)

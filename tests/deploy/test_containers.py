@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 BALANCER = ROOT / "deploy" / "compose" / "haproxy.cfg"
+HAPROXY = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 PROMETHEUS = ROOT / "deploy" / "compose" / "prometheus.yml"
 TOOLS = Path(sys.executable).parent
 
@@ -81,6 +82,15 @@ def test_the_port_is_the_settings_default_everywhere() -> None:
     assert f"server-template api 16 api:{port}\n" in BALANCER.read_text(encoding="utf-8")
     scraped = yaml.safe_load(PROMETHEUS.read_text(encoding="utf-8"))["scrape_configs"][0]
     assert scraped["dns_sd_configs"][0]["port"] == int(port)
+
+
+def test_both_configurations_of_haproxy_say_the_same_without_an_api() -> None:
+    ours, other = (
+        [line for line in path.read_text(encoding="utf-8").splitlines() if "http-error" in line]
+        for path in (BALANCER, HAPROXY)
+    )
+    assert len(ours) == 3
+    assert ours == other
 
 
 def test_every_file_that_compose_mounts_is_there() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from service import keys
@@ -102,6 +103,22 @@ async def test_every_key_is_on_one_node(client: Redis, on_cluster: Settings) -> 
     names = [name async for name in client.scan_iter(count=1000)]
     slots = {await client.execute_command("CLUSTER KEYSLOT", name) for name in names}
     assert len(slots) == 1
+
+
+def test_a_connection_that_was_reset_while_idle_is_replaced(on_cluster: Settings) -> None:
+    async def ask_again() -> bytes:
+        client: Any = connect(on_cluster)
+        try:
+            await client.set(keys.BELL, b"rings")
+            node = client.get_node_from_key(keys.BELL)
+            connection = node.acquire_connection()
+            node.release(connection)
+            connection._writer.transport.abort()
+            return await client.get(keys.BELL)
+        finally:
+            await client.aclose()
+
+    assert uvloop.run(ask_again()) == b"rings"
 
 
 @pytest.mark.parametrize("way", ["handed over", "killed"])
