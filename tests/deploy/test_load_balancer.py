@@ -284,7 +284,10 @@ async def test_a_post_whose_api_dies_is_repeated_by_its_key_into_the_same_job(
         return await client.post("/restore", files={"image": PICTURE}, headers=headers)
 
     async def repeated() -> httpx.Response | None:
-        answer = await ask()
+        try:
+            answer = await ask()
+        except httpx.TransportError:  # refused before all of it was read, which resets it
+            return None
         return answer if answer.is_success else None
 
     for api in others:
