@@ -3,7 +3,8 @@
 `python -m benchmarks.gpu`. For nano and for SDXL's width: every step graph in float16 with the
 fused cross-attention and with the plain one, as ratios of runs in turn. For nano: whole
 restorations by torch and, where one of its flavours is installed, by TensorRT, with engines built
-for this device. Without a CUDA device it says so and measures nothing.
+for this device, and by torch with the plans that need less memory. Without a CUDA device it says
+so and measures nothing.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import engines
 from engines.backends import tensorrt
 from engines.graphs import STEP_GRAPHS, Graph
 from engines.kernels import cross_attention
+from engines.memory import RUNNABLE
 from engines.restorer import Restorer
 from engines.verify.compiled import nano_graphs, wide_graphs
 
@@ -127,6 +129,8 @@ def main() -> None:
                 name: engines.load("nano", device="cuda", backend=name, cache=Path(folder))
                 for name in backends
             }
+            for plan in RUNNABLE[1:]:
+                on_device[plan] = engines.load("nano", device="cuda", memory=plan)
             report["nano"] = whole(on_device, engines.load("nano"), options.runs)
         sys.stdout.write(f"nano: {json.dumps(report['nano'])}\n")
     else:

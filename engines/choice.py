@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from engines.backends import openvino, tensorrt
 from engines.backends.eager import Backend
@@ -16,6 +17,7 @@ from engines.errors import EngineError
 from engines.graphs import step_graphs
 from engines.models.denoiser import Denoiser
 from engines.networks import Networks
+from engines.residency import weights
 from engines.restorer import ModelSettings
 from engines.sizes import MULTIPLE_PX
 from engines.tiling import Tiling
@@ -73,20 +75,21 @@ class Choice:
             raise EngineError(f"backend is {name!r}: it runs on {runs}, not {place.type} {dtype}")
         return self._openvino(precision) if name == "openvino" else self._tensorrt(place)
 
-    def move(self, place: torch.device, *, whole: bool) -> None:
+    def move(self, place: torch.device, *, whole: bool, guests: Iterable[nn.Module] = ()) -> None:
         """Bring weights to the device; not `whole`: of the step's networks only what engines lack.
 
-        What engines hold is given up.
+        What engines hold is given up. Guests stay where they are (engines.residency).
         """
         step = (self.networks.denoiser, self.previewer, self.networks.aggregator)
-        others = (own for own in self.networks.modules() if own not in step)
-        for network in (*others, *(step if whole else ())):
-            network.to(place)
-        for network in () if whole else step:
-            lasting = {id(p) for part in network.hoisted_parts() for p in part.parameters()}
-            for parameter in network.parameters():
-                kept = id(parameter) in lasting
-                parameter.data = parameter.data.to(place) if kept else parameter.data.new_empty(0)
+        others = [own for own in self.networks.modules() if own not in step]
+        hoisted = [part for network in step for part in network.hoisted_parts()]
+        lasting = (*step, *others) if whole else (*others, *hoisted)
+        kept, staying = ({id(own) for own in weights(some)} for some in (lasting, guests))
+        for tensor in weights((*step, *others)):
+            if id(tensor) not in kept:
+                tensor.data = tensor.data.new_empty(0)
+            elif id(tensor) not in staying:
+                tensor.data = tensor.data.to(place)
 
     def _fastest(
         self, place: torch.device, dtype: torch.dtype, precision: str | None

@@ -32,6 +32,8 @@ _RESAMPLER_KEYS = {
     "ff_mult": "ff_mult",
 }
 
+SHIPPED = Path(__file__).parent / "shipped"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -53,6 +55,17 @@ class ModelFolder:
     def tokenizers(self) -> tuple[Path, Path]:
         """Folders of the two tokenizers."""
         return self.path / "sdxl" / "tokenizer", self.path / "sdxl" / "tokenizer_2"
+
+
+def model_path(model: str | Path) -> Path:
+    """Folder of a shipped model's name, or the folder itself. Raises WeightsError."""
+    shipped = SHIPPED / str(model)
+    if str(model) == Path(str(model)).name and shipped.is_dir():
+        return shipped
+    if Path(model).is_dir():
+        return Path(model)
+    names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
+    raise WeightsError(f"model is {str(model)!r}, neither a folder nor one of: {names}")
 
 
 def read_folder(path: Path) -> ModelFolder:

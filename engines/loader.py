@@ -1,25 +1,29 @@
 """From a name or folder to a Restorer: the only place where names become classes."""
 
 import copy
+import logging
 from pathlib import Path
 
 import torch
 
 from engines.backends.tensorrt import TensorRtBackend
 from engines.choice import BACKENDS, Choice
-from engines.errors import EngineError, WeightsError
-from engines.folder import ModelFolder, read_folder
-from engines.models.lora import fuse_lora
+from engines.errors import EngineError
+from engines.folder import ModelFolder, model_path, read_folder
+from engines.memory import GIB, RUNNABLE, Work, measure, plan
+from engines.models.lora import fuse_lora, with_lora_beside
 from engines.networks import build_networks
 from engines.parameterization import Prediction
 from engines.presets import PRESETS
+from engines.residency import guests
 from engines.restorer import ModelSettings, Restorer
 from engines.schedule import alphas_cumprod
 from engines.sizes import WorkLimits
+from engines.tensorrt.runtime import Cuda
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
 
-SHIPPED = Path(__file__).parent / "shipped"
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -30,6 +34,7 @@ def load(
     backend: str = "torch",
     cache: Path | None = None,
     precision: str | None = None,
+    memory: str = "auto",
 ) -> Restorer:
     """Load a packaged model by name ("nano") or any folder in the official layout.
 
@@ -39,6 +44,8 @@ def load(
     machine has for the device; engines are kept in the folder `cache` (None: built each time).
     precision: of engines for processors, "f32" or "bf16"; None is "bf16" where the model's folder
     says that it is as good in it and the processor has it in hardware.
+    memory: what is given up to need less of it, one of RUNNABLE. "auto" is the first that fits into
+    what is free of a GPU, and "resident" elsewhere.
     Raises WeightsError where the folder is missing or does not fit, EngineError where the backend
     is not there or the device has too little memory for it.
     """
@@ -50,40 +57,70 @@ def load(
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     path = model_path(model)
     folder = read_folder(path)
+    kept = _kept(memory, path, place)
     networks = build_networks(folder)
     load_networks(networks, path)
     for network in networks.modules():
         network.requires_grad_(False).eval()
-    previewer = copy.deepcopy(networks.denoiser)
-    fuse_lora(previewer, load_lora(path))
+    if kept == "difference":
+        previewer = with_lora_beside(networks.denoiser, load_lora(path))
+    else:
+        previewer = copy.deepcopy(networks.denoiser)
+        fuse_lora(previewer, load_lora(path))
     precise = torch.promote_types(dtype, torch.float32)
     for network in (*networks.modules(), previewer):
         network.to(precise if network is networks.codec else dtype)
     settings = _settings(folder, str(model))
     choice = Choice(networks, previewer, settings, cache)
-    runs = choice.backend(backend, place, dtype, precision)
-    choice.move(place, whole=not isinstance(runs, TensorRtBackend))
-    restorer = Restorer(networks, previewer, alphas_cumprod(folder.scheduler).to(place), settings)
+    runs = choice.backend(_able(backend, kept), place, dtype, precision)
+    whole, hosts = not isinstance(runs, TensorRtBackend), kept != "resident"
+    choice.move(place, whole=whole, guests=guests(networks, previewer) if hosts else ())
+    alphas = alphas_cumprod(folder.scheduler).to(place)
+    restorer = Restorer(networks, previewer, alphas, settings, hosts=hosts)
     if runs is not None:
         restorer.loop.backend = runs
     return restorer
+
+
+def _kept(memory: str, path: Path, place: torch.device) -> str:
+    """The plan of memory to run with. Raises EngineError for one that does not run."""
+    if memory not in ("auto", *RUNNABLE):
+        raise EngineError(f"memory is {memory!r}, known: auto, {', '.join(RUNNABLE)}")
+    if memory != "auto":
+        return memory
+    return RUNNABLE[0] if place.type != "cuda" else _fitting(path, Cuda(place).free_bytes())
+
+
+def _fitting(path: Path, gpu_bytes: int) -> str:
+    """The cheapest of RUNNABLE that fits by estimate; the last, with a warning, where none does."""
+    work = Work()
+    fits = plan(measure(path, (work.picture,)), gpu_bytes, work).fits
+    for fit in fits:
+        if fit.batch and fit.option in RUNNABLE:
+            return fit.option
+    least = next(fit for fit in fits if fit.option == RUNNABLE[-1])
+    _log.warning(
+        "a picture of %dx%d px needs %.2f GB of the GPU by estimate, %.2f GB are free",
+        *work.picture,
+        least.need.total / GIB,
+        gpu_bytes / GIB,
+    )
+    return least.option
+
+
+def _able(backend: str, kept: str) -> str:
+    """The backend to ask for. Raises EngineError where it has no such plan of memory."""
+    if kept != "difference":
+        return backend
+    if backend not in ("auto", "torch"):
+        raise EngineError(f"memory is 'difference': it runs with the backend torch, not {backend}")
+    return "torch"
 
 
 def _device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def model_path(model: str | Path) -> Path:
-    """Folder of a shipped model's name, or the folder itself. Raises WeightsError."""
-    shipped = SHIPPED / str(model)
-    if str(model) == Path(str(model)).name and shipped.is_dir():
-        return shipped
-    if Path(model).is_dir():
-        return Path(model)
-    names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
-    raise WeightsError(f"model is {str(model)!r}, neither a folder nor one of: {names}")
 
 
 def _settings(folder: ModelFolder, name: str) -> ModelSettings:

@@ -32,9 +32,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engines.folder import ModelFolder, read_folder
+from engines.folder import SHIPPED, ModelFolder, model_path, read_folder
 from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, Axis, Graph, all_graphs
-from engines.loader import SHIPPED, model_path
 from engines.models.adapter import DecoupledCrossAttention
 from engines.models.aggregator import SFT_WIDTH
 from engines.models.denoiser import Denoiser
@@ -54,10 +53,11 @@ Picture = tuple[int, int]  # width, height in pixels, multiples of 64
 OPTIONS: Final = {
     "resident": "everything stays on the GPU",
     "begin": "text, vision, encoder and conditioning are loaded when a restoration begins",
-    "tiles": "and pictures are encoded and decoded in tiles, whose norms see one tile each",
     "difference": "and the previewer is kept as its LoRA beside the main network, where smaller",
+    "tiles": "and pictures are encoded and decoded in tiles, whose norms see one tile each",
     "fp8": "and matrices of the step graphs take one byte a value",
 }
+RUNNABLE: Final = ("resident", "begin", "difference")  # what `engines.load` can do
 _LEVEL: Final = {name: level for level, name in enumerate(OPTIONS)}
 _BEGIN: Final = ("text", "vision", "encode", "unet_conditioning", "previewer_conditioning")
 _CODEC: Final = ("encode", "decode")

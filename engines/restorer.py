@@ -13,11 +13,13 @@ from torch import Tensor
 
 from engines import guidance, schedule, sizes
 from engines.color import match_color
+from engines.models.adapter import Memory
 from engines.models.denoiser import Denoiser
 from engines.networks import Networks
 from engines.parameterization import Prediction
 from engines.params import MicroConditioning, RestoreParams
 from engines.presets import DEFAULT_PRESET
+from engines.residency import hosted
 from engines.restoration import (
     Conditioning,
     Frame,
@@ -56,7 +58,13 @@ class Restorer:
     """A loaded model that restores photographs, one denoising step at a time."""
 
     def __init__(
-        self, networks: Networks, previewer: Denoiser, alphas: Tensor, settings: ModelSettings
+        self,
+        networks: Networks,
+        previewer: Denoiser,
+        alphas: Tensor,
+        settings: ModelSettings,
+        *,
+        hosts: bool = False,
     ) -> None:
         self.networks = networks
         self.previewer = previewer
@@ -66,8 +74,10 @@ class Restorer:
         self.presets = settings.presets
         self.alphas = alphas
         self.loop = StepLoop(networks, previewer, alphas, settings.prediction)
-        parameter = next(networks.denoiser.resampler.parameters())
+        parameter = next(networks.denoiser.unet.time_embedding.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        # Where what no step reads comes while it is used; None: it lives there.
+        self._guest_room = self.device if hosts else None
         # Of pixels and the codec: SDXL's overflows in half precision.
         self._precise = torch.promote_types(self.dtype, torch.float32)
 
@@ -197,7 +207,8 @@ class Restorer:
 
     def text(self, prompt: str, clip_skip: int = 0) -> TextCondition:
         """Embeddings of one prompt."""
-        return TextCondition(*self.networks.text([prompt], clip_skip))
+        with hosted([self.networks.text], self._guest_room):
+            return TextCondition(*self.networks.text([prompt], clip_skip))
 
     def _start_tiles(
         self, inputs: Inputs, params: RestoreParams, frame: Frame, layout: Layout
@@ -251,7 +262,8 @@ class Restorer:
         shape = codec.noise_shape(height, width)
         pixels = inputs.pixels.to(self.device, self._precise)
         sample = None if shape is None else noise.draw((1, *shape)).to(pixels)
-        return codec.encode(pixels, sample).to(self.dtype)
+        with hosted(codec.encoding_parts(), self._guest_room):
+            return codec.encode(pixels, sample).to(self.dtype)
 
     def _toned(self, degraded: Tensor, condition: Conditioning) -> Tensor:
         """What the references are drawn on, (rows, C, h, w)."""
@@ -272,19 +284,28 @@ class Restorer:
             text.insert(0, inputs.negative or self._negative(params))
             ids.insert(0, (params.negative_micro or micro).time_ids())
             vision.insert(0, torch.zeros_like(vision[0]))
-        features = self.networks.vision(torch.cat(vision))
+        with hosted([self.networks.vision.dino], self._guest_room):
+            features = self.networks.vision(torch.cat(vision))
         hidden = torch.cat([row.hidden for row in text])
-        tokens = self.networks.denoiser.resampler(features)
-        preview_tokens = self.previewer.resampler(features)
+        tokens, memory = self._remembered(self.networks.denoiser, hidden, features)
+        preview_tokens, preview_memory = self._remembered(self.previewer, hidden, features)
         return Conditioning(
             text=hidden,
             pooled=torch.cat([row.pooled for row in text]),
             time_ids=torch.tensor(ids, device=self.device, dtype=self.dtype),
             tokens=tokens,
             preview_tokens=preview_tokens,
-            memory=self.networks.denoiser.remember(hidden, tokens),
-            preview_memory=self.previewer.remember(hidden, preview_tokens),
+            memory=memory,
+            preview_memory=preview_memory,
         )
+
+    def _remembered(
+        self, denoiser: Denoiser, text: Tensor, features: Tensor
+    ) -> tuple[Tensor, tuple[Memory, ...]]:
+        """Image tokens (rows, Q, D), and keys and values of all cross-attentions."""
+        with hosted(denoiser.remembering_parts(), self._guest_room):
+            tokens = denoiser.resampler(features)
+            return tokens, denoiser.remember(text, tokens)
 
     def _negative(self, params: RestoreParams) -> TextCondition:
         """The negative prompt's embeddings; clip_skip is for the prompt alone, as published."""

@@ -30,7 +30,16 @@ _FORMATS: dict[str, OutputFormat] = {
     ".webp": "webp",
     ".avif": "avif",
 }
-_RESTORE_SETTINGS = ("model", "engine", "backend", "device", "engine_cache", "threads", "log_level")
+_RESTORE_SETTINGS = (
+    "model",
+    "engine",
+    "backend",
+    "device",
+    "memory",
+    "engine_cache",
+    "threads",
+    "log_level",
+)
 _NOT_FOR_FILES = frozenset(
     {"output_format", "previews", "priority", "start_by", "finish_by", "on_disconnect"}
     | {"cache", "metadata", "webhook"}

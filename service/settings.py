@@ -68,6 +68,10 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Where the networks run; auto is a GPU where there is one.",
     )
+    memory: Literal["auto", "resident", "begin", "difference"] = Field(
+        default="auto",
+        description="What is given up to need less memory; auto is the first that fits a GPU.",
+    )
     engine_cache: Path | None = Field(
         default=None, description="Folder of compiled engines; by default within DATA_DIR."
     )
@@ -128,7 +132,12 @@ class Settings(BaseSettings):
         """What our own engine is told beside the model's name; another one is told nothing."""
         if self.engine != ENGINE:
             return {}
-        return {"backend": self.backend, "cache": self.engine_folder, "device": self.device}
+        return {
+            "backend": self.backend,
+            "cache": self.engine_folder,
+            "device": self.device,
+            "memory": self.memory,
+        }
 
     @property
     def engine_folder(self) -> Path:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from engines.models.adapter import Hoisted
 from engines.models.aggregator import Aggregator
@@ -50,7 +51,8 @@ class EagerBackend:
         self._previewer = previewer
         self._aggregator = aggregator
         parameter = next(denoiser.parameters())
-        self.name = f"torch {torch.__version__} {parameter.device.type} {parameter.dtype}"
+        beside = ", LoRA beside" if any(map(is_parametrized, previewer.modules())) else ""
+        self.name = f"torch {torch.__version__} {parameter.device.type} {parameter.dtype}{beside}"
 
     def preview(self, sample: Tensor, emb: Tensor, hoisted: Hoisted) -> Tensor:
         """See `Backend`."""

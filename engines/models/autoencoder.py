@@ -26,6 +26,10 @@ class LatentCodec(Protocol):
         """Pixels, not clamped."""
         ...
 
+    def encoding_parts(self) -> list[nn.Module]:
+        """What `encode` alone reads."""
+        ...
+
 
 class KLCodec(nn.Module):
     """SDXL's autoencoder; latents are a sample of the posterior, as in training."""
@@ -57,6 +61,10 @@ class KLCodec(nn.Module):
         latents = latents / self.vae.config.scaling_factor
         return self.vae.decoder(self.vae.post_quant_conv(latents))
 
+    def encoding_parts(self) -> list[nn.Module]:
+        """What `encode` alone reads."""
+        return [self.vae.encoder, self.vae.quant_conv]
+
 
 class PatchCodec(nn.Module):
     """Lossless: every patch x patch block of pixels becomes one latent pixel."""
@@ -79,3 +87,7 @@ class PatchCodec(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """The exact inverse of `encode`."""
         return F.pixel_shuffle(latents / self.scaling_factor, self.factor)
+
+    def encoding_parts(self) -> list[nn.Module]:
+        """None: it has no weights."""
+        return []

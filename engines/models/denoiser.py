@@ -68,12 +68,19 @@ class Denoiser(nn.Module):
             counts[width] = counts.get(width, 0) + 1
         return counts
 
-    def hoisted_parts(self) -> list[nn.Module]:
-        """What is read outside of the steps: by the resampler, `embed`, `remember`, `modulate`."""
-        parts = [self.resampler, self.unet.time_embedding, self.unet.add_embedding]
+    def remembering_parts(self) -> list[nn.Module]:
+        """What is read before the first step alone: by the resampler and `remember`."""
+        parts: list[nn.Module] = [self.resampler]
         for attention in self._cross_attentions():
-            parts += [attention.to_k, attention.to_v, attention.processor]
+            own = attention.processor
+            parts += [attention.to_k, attention.to_v, own.to_k_ip, own.to_v_ip]
         return parts
+
+    def hoisted_parts(self) -> list[nn.Module]:
+        """What the networks of the steps do not read: theirs, and of `embed` and `modulate`."""
+        norms = [attention.processor for attention in self._cross_attentions()]
+        embedding = self.unet.time_embedding, self.unet.add_embedding
+        return [*self.remembering_parts(), *embedding, *norms]
 
     def _cross_attentions(self) -> list[Any]:
         """In the order of their places."""

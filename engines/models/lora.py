@@ -1,13 +1,16 @@
 """The previewer's LoRA: official file keys to module names, and fusing it into a weight."""
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from engines.errors import WeightsError
+from engines.models.denoiser import Denoiser
 
 # Modules that the previewer adapts; text keys and values of cross-attentions are not among them.
 TARGET_SUFFIXES = (
@@ -114,18 +117,52 @@ def fuse_lora(denoiser: nn.Module, pairs: Mapping[str, LoraPair]) -> None:
 
     Raises WeightsError where a pair names no module, has another shape, or a target has no pair.
     """
-    weights = dict(denoiser.named_parameters())
-    targets = lora_targets(denoiser.named_modules())
-    missing = [name for name in targets if name not in pairs]
+    _check(denoiser, pairs)
+    for name, pair in pairs.items():
+        weight = denoiser.get_parameter(f"{name}.weight")
+        weight.add_(lora_delta(pair).to(weight.device, weight.dtype))
+
+
+def with_lora_beside(denoiser: Denoiser, pairs: Mapping[str, LoraPair]) -> Denoiser:
+    """A second network of the same weights, to each of which its pair is added when it is read.
+
+    It computes what a copy with the LoRA fused does, and takes the memory of the pairs alone.
+    Raises WeightsError as `fuse_lora`.
+    """
+    _check(denoiser, pairs)
+    shared = {id(own): own for own in (*denoiser.parameters(), *denoiser.buffers())}
+    other = copy.deepcopy(denoiser, shared)
+    for name, pair in pairs.items():
+        register_parametrization(other.get_submodule(name), "weight", _Beside(pair), unsafe=True)
+    return other
+
+
+class _Beside(nn.Module):
+    def __init__(self, pair: LoraPair) -> None:
+        super().__init__()
+        self.down = nn.Buffer(pair.down)
+        self.up = nn.Buffer(pair.up)
+        self.scale = pair.scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        delta = lora_delta(LoraPair(self.down, self.up, self.scale))
+        return (weight + delta).to(weight.dtype)
+
+
+def _check(denoiser: nn.Module, pairs: Mapping[str, LoraPair]) -> None:
+    """Raises WeightsError where pairs and targets do not fit."""
+    missing = [name for name in lora_targets(denoiser.named_modules()) if name not in pairs]
     if missing:
         raise WeightsError.of_keys("LoRA", "missing", missing)
-    wrong: list[str] = []
-    for name, pair in pairs.items():
-        weight = weights.get(f"{name}.weight")
-        delta = lora_delta(pair)
-        if weight is None or weight.shape != delta.shape:
-            wrong.append(f"{name} {tuple(delta.shape)}")
-            continue
-        weight.add_(delta.to(weight.device, weight.dtype))
+    shapes = {name: weight.shape for name, weight in denoiser.named_parameters()}
+    made = {name: _shape(pair) for name, pair in pairs.items()}
+    wrong = [
+        f"{name} {shape}" for name, shape in made.items() if shapes.get(f"{name}.weight") != shape
+    ]
     if wrong:
         raise WeightsError.of_keys("LoRA", "without a module of that shape", wrong)
+
+
+def _shape(pair: LoraPair) -> tuple[int, ...]:
+    """Of the weight that the pair updates."""
+    return len(pair.up), *pair.down.shape[1:]

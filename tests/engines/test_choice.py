@@ -13,6 +13,7 @@ from engines import choice
 from engines.choice import Choice
 from engines.errors import EngineError
 from engines.graphs import step_graphs
+from engines.residency import guests, weights
 from engines.restorer import Restorer
 from tests.engines.backends.test_tensorrt import backend, latents
 
@@ -88,3 +89,18 @@ def test_what_engines_hold_is_given_up_and_restorations_come_out_the_same(
 def test_a_whole_model_keeps_everything(own: Choice) -> None:
     own.move(CPU, whole=True)
     assert all(p.numel() for p in own.networks.denoiser.parameters())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_guests_stay_where_they_are(
+    own: Choice, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    staying = guests(own.networks, own.previewer)
+    monkeypatch.setattr(torch.Tensor, "to", lambda part, _: part.clone())
+    everything = weights([*own.networks.modules(), own.previewer])
+    before = {id(part): part.data_ptr() for part in everything}
+    own.move(CUDA, whole=whole, guests=staying)
+    left = [part for part in everything if part.numel()]
+    stayed = {id(part) for part in left if part.data_ptr() == before[id(part)]}
+    assert stayed == {id(part) for part in weights(staying)}
+    assert len(left) > len(stayed)

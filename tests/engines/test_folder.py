@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engines.errors import WeightsError
-from engines.folder import read_folder, resampler_json
+from engines.folder import SHIPPED, model_path, read_folder, resampler_json
 from engines.models.resampler import ResamplerConfig
 from training import nano
 
@@ -148,3 +148,23 @@ def test_the_restorers_own_settings_are_read(path: Path) -> None:
 def test_a_restorer_without_own_settings_has_none(path: Path) -> None:
     (path / RESTORER).unlink()
     assert read_folder(path).restorer == {}
+
+
+def test_a_shipped_name_is_found_wherever_the_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nano").mkdir()
+    monkeypatch.setattr("engines.folder.SHIPPED", tmp_path)
+    assert model_path("nano") == tmp_path / "nano"
+    with pytest.raises(WeightsError, match="one of: nano"):
+        model_path("../nano-of-another-folder")
+
+
+def test_every_shipped_folder_is_found_by_its_name() -> None:
+    for path in SHIPPED.iterdir():
+        if path.is_dir():
+            assert model_path(path.name) == path
+
+
+def test_a_folder_can_be_given_as_text(nano_like_folder: Path) -> None:
+    assert model_path(str(nano_like_folder)) == nano_like_folder

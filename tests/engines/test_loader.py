@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 import engines
+from engines import loader
 from engines.errors import EngineError, WeightsError
-from engines.loader import SHIPPED, load, model_path
+from engines.loader import load
+from engines.memory import GIB, RUNNABLE, Work, measure, need
 from engines.models.lora import lora_delta, lora_targets
 from engines.parameterization import Prediction
 from engines.presets import PRESETS
@@ -19,6 +21,7 @@ from engines.restoration import Restoration
 from engines.restorer import Restorer
 from engines.sizes import PUBLISHED_MAX_SIDE_PX, PUBLISHED_MIN_SIDE_PX
 from engines.weights import fingerprint, load_lora
+from tests.engines.backends.test_tensorrt import latents
 from training.nano import RESTORER
 
 
@@ -37,26 +40,6 @@ def test_a_name_that_is_no_model_and_no_folder_is_refused(tmp_path: Path) -> Non
 def test_an_empty_folder_is_refused_by_the_first_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
         load(tmp_path)
-
-
-def test_a_shipped_name_is_found_wherever_the_process_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "nano").mkdir()
-    monkeypatch.setattr("engines.loader.SHIPPED", tmp_path)
-    assert model_path("nano") == tmp_path / "nano"
-    with pytest.raises(WeightsError, match="one of: nano"):
-        model_path("../nano-of-another-folder")
-
-
-def test_every_shipped_folder_is_found_by_its_name() -> None:
-    for path in SHIPPED.iterdir():
-        if path.is_dir():
-            assert model_path(path.name) == path
-
-
-def test_a_folder_can_be_given_as_text(nano_like_folder: Path) -> None:
-    assert model_path(str(nano_like_folder)) == nano_like_folder
 
 
 def test_a_loaded_model_says_what_it_is(nano_like: Restorer, nano_like_folder: Path) -> None:
@@ -214,3 +197,47 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_no_fault(
     restorer = load(nano_like_folder, backend="auto", cache=tmp_path / "file" / "engines")
     assert restorer.backend.startswith("openvino")
     assert "engines are not kept" in caplog.text
+
+
+@pytest.mark.parametrize("memory", RUNNABLE)
+def test_every_plan_of_memory_restores_the_same_bit_for_bit(
+    either: Restorer, photo: Callable[..., Image.Image], memory: str
+) -> None:
+    own = load(either.name, memory=memory)
+    (expected,), (got,) = (latents(restorer, photo, 1) for restorer in (either, own))
+    assert torch.equal(got, expected)
+
+
+def test_a_plan_of_memory_that_does_not_run_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"memory is 'fp8', known: auto, resident, begin, diff"):
+        load("nano", memory="fp8")
+
+
+def test_a_compiled_backend_cannot_share_the_weights_of_the_previewer() -> None:
+    with pytest.raises(EngineError, match="'difference': it runs with the backend torch, not open"):
+        load("nano", memory="difference", backend="openvino")
+
+
+def test_where_the_previewer_shares_its_weights_auto_is_torch(sdxl_like_folder: Path) -> None:
+    own = load(sdxl_like_folder, memory="difference", backend="auto")
+    assert own.backend.startswith("torch ")
+    assert own.backend.endswith(", LoRA beside")
+
+
+@pytest.mark.parametrize("option", RUNNABLE)
+def test_the_first_plan_that_fits_a_gpu_is_taken(sdxl_like_folder: Path, option: str) -> None:
+    sizes, work = measure(sdxl_like_folder), Work()
+    least = need(sizes, option, 1, work).total
+    assert loader._fitting(sdxl_like_folder, least) == option
+
+
+def test_where_no_plan_fits_the_last_is_tried_and_what_it_needs_is_said(
+    sdxl_like_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert loader._fitting(sdxl_like_folder, GIB // 2) == "difference"
+    assert "1024x1024 px needs 1." in caplog.text
+    assert "0.50 GB are free" in caplog.text
+
+
+def test_outside_of_a_gpu_everything_is_resident(sdxl_like: Restorer) -> None:
+    assert "beside" not in sdxl_like.backend

@@ -268,9 +268,9 @@ def test_our_own_engine_is_told_its_backend_and_where_engines_are_kept(
     monkeypatch.setattr("engines.load", load)
     own = settings.model_copy(update={"engine": ENGINE, "model": "nano"})
     load_restorer(own)
-    other = {"backend": "torch", "device": "cpu", "engine_cache": Path("/engines")}
-    load_restorer(own.model_copy(update=other))
+    other = {"backend": "torch", "device": "cpu", "memory": "begin"}
+    load_restorer(own.model_copy(update={**other, "engine_cache": Path("/engines")}))
     assert told == [
         (("nano",), {**own.engine_options, "cache": settings.data_dir / "engines"}),
-        (("nano",), {"backend": "torch", "device": "cpu", "cache": Path("/engines")}),
+        (("nano",), {**other, "cache": Path("/engines")}),
     ]

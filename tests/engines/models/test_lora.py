@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from engines.models.lora import (
     lora_targets,
     module_name,
     official_key,
+    with_lora_beside,
 )
 
 Make = Callable[..., Tensor]
@@ -139,6 +141,30 @@ def test_a_fused_convolution_equals_the_layer_and_its_low_rank_branch(
     torch.testing.assert_close(fused, plain + scale * F.conv2d(low, pair.up), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float32, 0.0), (torch.float16, 2e-3)])
+def test_weights_with_their_lora_beside_are_those_of_a_fused_network(
+    pairs: dict[str, LoraPair], dtype: torch.dtype, slack: float
+) -> None:
+    network = Small().to(dtype)
+    beside = with_lora_beside(cast("Any", network), pairs)
+    fused = copy.deepcopy(network)
+    fuse_lora(fused, pairs)
+    for name in pairs:
+        read, held = (own.get_submodule(name).weight for own in (beside, fused))
+        assert read.dtype == dtype
+        torch.testing.assert_close(read, held, rtol=slack, atol=slack)
+
+
+def test_a_lora_beside_shares_all_weights_and_changes_none(pairs: dict[str, LoraPair]) -> None:
+    network = Small()
+    before = {name: own.clone() for name, own in network.named_parameters()}
+    beside = with_lora_beside(cast("Any", network), pairs)
+    assert {id(own) for own in beside.parameters()} == {id(own) for own in network.parameters()}
+    halves = sum(own.numel() for own in beside.buffers())
+    assert halves == sum(pair.down.numel() + pair.up.numel() for pair in pairs.values())
+    assert all(torch.equal(own, before[name]) for name, own in network.named_parameters())
+
+
 def test_fusing_touches_the_named_weights_alone(pairs: dict[str, LoraPair]) -> None:
     network = Small()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -153,23 +179,28 @@ def test_a_delta_has_the_rank_and_the_shape_of_its_pair(random_tensor: Make) -> 
     assert int(torch.linalg.matrix_rank(delta)) == 2
 
 
-def test_a_target_without_a_pair_is_refused_by_name(pairs: dict[str, LoraPair]) -> None:
+@pytest.mark.parametrize("apply", [fuse_lora, with_lora_beside])
+def test_a_target_without_a_pair_is_refused_by_name(
+    pairs: dict[str, LoraPair], apply: Callable[..., Any]
+) -> None:
     del pairs["block.conv2"]
     with pytest.raises(WeightsError, match=r"1 missing key\(s\): block\.conv2"):
-        fuse_lora(Small(), pairs)
+        apply(Small(), pairs)
 
 
+@pytest.mark.parametrize("apply", [fuse_lora, with_lora_beside])
 def test_a_pair_without_a_module_is_refused_by_name(
-    pairs: dict[str, LoraPair], random_tensor: Make
+    pairs: dict[str, LoraPair], random_tensor: Make, apply: Callable[..., Any]
 ) -> None:
     pairs["block.conv9"] = LoraPair(random_tensor(2, 6), random_tensor(8, 2), 1.0)
     with pytest.raises(WeightsError, match=r"block\.conv9 \(8, 6\)"):
-        fuse_lora(Small(), pairs)
+        apply(Small(), pairs)
 
 
+@pytest.mark.parametrize("apply", [fuse_lora, with_lora_beside])
 def test_a_pair_of_another_shape_is_refused_by_name(
-    pairs: dict[str, LoraPair], random_tensor: Make
+    pairs: dict[str, LoraPair], random_tensor: Make, apply: Callable[..., Any]
 ) -> None:
     pairs["block.proj_in"] = LoraPair(random_tensor(2, 5), random_tensor(8, 2), 1.0)
     with pytest.raises(WeightsError, match=r"block\.proj_in \(8, 5\)"):
-        fuse_lora(Small(), pairs)
+        apply(Small(), pairs)
