@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from engines.residency import guests
 from engines.restorer import ModelSettings, Restorer
 from engines.schedule import alphas_cumprod
 from engines.sizes import WorkLimits
+from engines.step import BATCH_LIMIT
 from engines.tensorrt.runtime import Cuda
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
@@ -57,7 +59,7 @@ def load(
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     path = model_path(model)
     folder = read_folder(path)
-    kept = _kept(memory, path, place)
+    kept, batch = _planned(memory, path, place)
     networks = build_networks(folder)
     load_networks(networks, path)
     for network in networks.modules():
@@ -77,35 +79,40 @@ def load(
     choice.move(place, whole=whole, guests=guests(networks, previewer) if hosts else ())
     alphas = alphas_cumprod(folder.scheduler).to(place)
     restorer = Restorer(networks, previewer, alphas, settings, hosts=hosts)
+    restorer.loop.batch_limit = batch
     if runs is not None:
         restorer.loop.backend = runs
     return restorer
 
 
-def _kept(memory: str, path: Path, place: torch.device) -> str:
-    """The plan of memory to run with. Raises EngineError for one that does not run."""
+def _planned(memory: str, path: Path, place: torch.device) -> tuple[str, int]:
+    """The plan of memory to run with, and how many pictures take a step at once.
+
+    Raises EngineError for a plan that does not run.
+    """
     if memory not in ("auto", *RUNNABLE):
         raise EngineError(f"memory is {memory!r}, known: auto, {', '.join(RUNNABLE)}")
-    if memory != "auto":
-        return memory
-    return RUNNABLE[0] if place.type != "cuda" else _fitting(path, Cuda(place).free_bytes())
+    options = RUNNABLE if memory == "auto" else (memory,)
+    if place.type != "cuda":
+        return options[0], BATCH_LIMIT
+    return _fitting(path, Cuda(place).free_bytes(), options)
 
 
-def _fitting(path: Path, gpu_bytes: int) -> str:
-    """The cheapest of RUNNABLE that fits by estimate; the last, with a warning, where none does."""
+def _fitting(path: Path, gpu_bytes: int, options: Sequence[str]) -> tuple[str, int]:
+    """The first of the options that fits by estimate; the last, with a warning, where none does."""
     work = Work()
-    fits = plan(measure(path, (work.picture,)), gpu_bytes, work).fits
-    for fit in fits:
-        if fit.batch and fit.option in RUNNABLE:
-            return fit.option
-    least = next(fit for fit in fits if fit.option == RUNNABLE[-1])
+    fits = {fit.option: fit for fit in plan(measure(path, (work.picture,)), gpu_bytes, work).fits}
+    for option in options:
+        if fits[option].batch:
+            return option, fits[option].batch
+    last = fits[options[-1]]
     _log.warning(
         "a picture of %dx%d px needs %.2f GB of the GPU by estimate, %.2f GB are free",
         *work.picture,
-        least.need.total / GIB,
+        last.need.total / GIB,
         gpu_bytes / GIB,
     )
-    return least.option
+    return last.option, 1
 
 
 def _able(backend: str, kept: str) -> str:

@@ -22,7 +22,7 @@ from engines.restoration import Conditioning, Restoration, StepInfo, StepTrace
 from engines.samplers import SAMPLERS, consistency_x0, ddpm_step
 
 Gate = Callable[[Tensor], Tensor]
-BATCH_LIMIT = 16  # restorations or tiles that run through a network at once: bounds memory
+BATCH_LIMIT = 16  # restorations or tiles that run through a network at once, at most
 REUSE_LIMIT = 2  # steps in a row that an earlier reference may serve
 
 
@@ -59,7 +59,10 @@ class _Now:
 
 
 class StepLoop:
-    """Runs steps on loaded networks. `gate` decides which rows run the aggregator."""
+    """Runs steps on loaded networks. `gate` decides which rows run the aggregator.
+
+    `batch_limit` bounds memory: no more restorations run through a network at once.
+    """
 
     def __init__(
         self, networks: Networks, previewer: Denoiser, alphas: Tensor, prediction: Prediction
@@ -70,6 +73,7 @@ class StepLoop:
         self.alphas = alphas
         self.prediction = prediction
         self.gate: Gate = guidance.runs_aggregator
+        self.batch_limit = BATCH_LIMIT
 
     @torch.inference_mode()
     def step(self, restorations: Sequence[Restoration]) -> list[StepInfo]:
@@ -86,8 +90,8 @@ class StepLoop:
             sizes.setdefault(restoration.latents.shape, []).append(restoration)
         ready: list[tuple[_Now, Tensor]] = []
         for group in sizes.values():
-            for start in range(0, len(group), BATCH_LIMIT):
-                ready += self._predict(group[start : start + BATCH_LIMIT])
+            for start in range(0, len(group), self.batch_limit):
+                ready += self._predict(group[start : start + self.batch_limit])
         infos = {id(now.restoration): self._advance(now, own) for now, own in ready}
         return [infos[id(restoration)] for restoration in restorations]
 

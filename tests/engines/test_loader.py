@@ -20,6 +20,7 @@ from engines.presets import PRESETS
 from engines.restoration import Restoration
 from engines.restorer import Restorer
 from engines.sizes import PUBLISHED_MAX_SIDE_PX, PUBLISHED_MIN_SIDE_PX
+from engines.step import BATCH_LIMIT
 from engines.weights import fingerprint, load_lora
 from tests.engines.backends.test_tensorrt import latents
 from training.nano import RESTORER
@@ -228,16 +229,19 @@ def test_where_the_previewer_shares_its_weights_auto_is_torch(sdxl_like_folder: 
 def test_the_first_plan_that_fits_a_gpu_is_taken(sdxl_like_folder: Path, option: str) -> None:
     sizes, work = measure(sdxl_like_folder), Work()
     least = need(sizes, option, 1, work).total
-    assert loader._fitting(sdxl_like_folder, least) == option
+    assert loader._fitting(sdxl_like_folder, least, RUNNABLE) == (option, 1)
+    two = need(sizes, option, 2, work).total
+    assert loader._fitting(sdxl_like_folder, two, (option,)) == (option, 2)
 
 
 def test_where_no_plan_fits_the_last_is_tried_and_what_it_needs_is_said(
     sdxl_like_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert loader._fitting(sdxl_like_folder, GIB // 2) == "difference"
+    assert loader._fitting(sdxl_like_folder, GIB // 2, RUNNABLE) == ("difference", 1)
     assert "1024x1024 px needs 1." in caplog.text
     assert "0.50 GB are free" in caplog.text
 
 
 def test_outside_of_a_gpu_everything_is_resident(sdxl_like: Restorer) -> None:
     assert "beside" not in sdxl_like.backend
+    assert sdxl_like.loop.batch_limit == BATCH_LIMIT

@@ -101,7 +101,7 @@ def fail_once(restorer: Restorer, monkeypatch: pytest.MonkeyPatch, after: int) -
 def test_tiles_stay_in_step_when_a_network_fails_on_some_of_them(
     tiling: Restorer, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.step.BATCH_LIMIT", 2)
+    monkeypatch.setattr(tiling.loop, "batch_limit", 2)
     restoration = begun(tiling, photo)
     fail_once(tiling, monkeypatch, after=1)
     with pytest.raises(OnceError):
