@@ -17,7 +17,7 @@ from engines.errors import EngineError
 from engines.graphs import step_graphs
 from engines.models.denoiser import Denoiser
 from engines.networks import Networks
-from engines.residency import weights
+from engines.residency import tensors
 from engines.restorer import ModelSettings
 from engines.sizes import MULTIPLE_PX
 from engines.tiling import Tiling
@@ -84,8 +84,8 @@ class Choice:
         others = [own for own in self.networks.modules() if own not in step]
         hoisted = [part for network in step for part in network.hoisted_parts()]
         lasting = (*step, *others) if whole else (*others, *hoisted)
-        kept, staying = ({id(own) for own in weights(some)} for some in (lasting, guests))
-        for tensor in weights((*step, *others)):
+        kept, staying = ({id(own) for own in tensors(some)} for some in (lasting, guests))
+        for tensor in tensors((*step, *others)):
             if id(tensor) not in kept:
                 tensor.data = tensor.data.new_empty(0)
             elif id(tensor) not in staying:

@@ -25,6 +25,7 @@ from engines.tensorrt.runtime import Cuda
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
 
+_SHARED = "difference"  # engines hold weights of their own, which a previewer cannot share
 _log = logging.getLogger(__name__)
 
 
@@ -59,12 +60,12 @@ def load(
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     path = model_path(model)
     folder = read_folder(path)
-    kept, batch = _planned(memory, path, place)
+    kept, batch = _planned(memory, backend, path, place)
     networks = build_networks(folder)
     load_networks(networks, path)
     for network in networks.modules():
         network.requires_grad_(False).eval()
-    if kept == "difference":
+    if kept == _SHARED:
         previewer = with_lora_beside(networks.denoiser, load_lora(path))
     else:
         previewer = copy.deepcopy(networks.denoiser)
@@ -74,7 +75,7 @@ def load(
         network.to(precise if network is networks.codec else dtype)
     settings = _settings(folder, str(model))
     choice = Choice(networks, previewer, settings, cache)
-    runs = choice.backend(_able(backend, kept), place, dtype, precision)
+    runs = choice.backend("torch" if kept == _SHARED else backend, place, dtype, precision)
     whole, hosts = not isinstance(runs, TensorRtBackend), kept != "resident"
     choice.move(place, whole=whole, guests=guests(networks, previewer) if hosts else ())
     alphas = alphas_cumprod(folder.scheduler).to(place)
@@ -85,14 +86,18 @@ def load(
     return restorer
 
 
-def _planned(memory: str, path: Path, place: torch.device) -> tuple[str, int]:
+def _planned(memory: str, backend: str, path: Path, place: torch.device) -> tuple[str, int]:
     """The plan of memory to run with, and how many pictures take a step at once.
 
-    Raises EngineError for a plan that does not run.
+    Raises EngineError for a plan that does not run, or not with the backend.
     """
     if memory not in ("auto", *RUNNABLE):
         raise EngineError(f"memory is {memory!r}, known: auto, {', '.join(RUNNABLE)}")
-    options = RUNNABLE if memory == "auto" else (memory,)
+    compiled = backend not in ("auto", "torch")
+    if memory == _SHARED and compiled:
+        raise EngineError(f"memory is {memory!r}: it runs with the backend torch, not {backend}")
+    able = [plan for plan in RUNNABLE if not (plan == _SHARED and compiled)]
+    options = able if memory == "auto" else [memory]
     if place.type != "cuda":
         return options[0], BATCH_LIMIT
     return _fitting(path, Cuda(place).free_bytes(), options)
@@ -113,15 +118,6 @@ def _fitting(path: Path, gpu_bytes: int, options: Sequence[str]) -> tuple[str, i
         gpu_bytes / GIB,
     )
     return last.option, 1
-
-
-def _able(backend: str, kept: str) -> str:
-    """The backend to ask for. Raises EngineError where it has no such plan of memory."""
-    if kept != "difference":
-        return backend
-    if backend not in ("auto", "torch"):
-        raise EngineError(f"memory is 'difference': it runs with the backend torch, not {backend}")
-    return "torch"
 
 
 def _device(name: str) -> str:

@@ -30,7 +30,7 @@ def hosted(modules: Iterable[nn.Module], place: torch.device | None) -> Generato
     """
     homes: list[tuple[Tensor, Tensor]] = []
     try:
-        for tensor in () if place is None else weights(modules):
+        for tensor in () if place is None else tensors(modules):
             homes.append((tensor, tensor.data))
             tensor.data = tensor.data.to(place)
         yield
@@ -39,7 +39,7 @@ def hosted(modules: Iterable[nn.Module], place: torch.device | None) -> Generato
             tensor.data = home
 
 
-def weights(modules: Iterable[nn.Module]) -> list[Tensor]:
+def tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Parameters and buffers, those that modules share once."""
-    tensors = chain.from_iterable((*own.parameters(), *own.buffers()) for own in modules)
-    return list({id(tensor): tensor for tensor in tensors}.values())
+    held = chain.from_iterable((*own.parameters(), *own.buffers()) for own in modules)
+    return list({id(tensor): tensor for tensor in held}.values())

@@ -13,7 +13,7 @@ from engines import choice
 from engines.choice import Choice
 from engines.errors import EngineError
 from engines.graphs import step_graphs
-from engines.residency import guests, weights
+from engines.residency import guests, tensors
 from engines.restorer import Restorer
 from tests.engines.backends.test_tensorrt import backend, latents
 
@@ -97,10 +97,10 @@ def test_guests_stay_where_they_are(
 ) -> None:
     staying = guests(own.networks, own.previewer)
     monkeypatch.setattr(torch.Tensor, "to", lambda part, _: part.clone())
-    everything = weights([*own.networks.modules(), own.previewer])
+    everything = tensors([*own.networks.modules(), own.previewer])
     before = {id(part): part.data_ptr() for part in everything}
     own.move(CUDA, whole=whole, guests=staying)
     left = [part for part in everything if part.numel()]
     stayed = {id(part) for part in left if part.data_ptr() == before[id(part)]}
-    assert stayed == {id(part) for part in weights(staying)}
+    assert stayed == {id(part) for part in tensors(staying)}
     assert len(left) > len(stayed)

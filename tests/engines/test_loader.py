@@ -234,6 +234,15 @@ def test_the_first_plan_that_fits_a_gpu_is_taken(sdxl_like_folder: Path, option:
     assert loader._fitting(sdxl_like_folder, two, (option,)) == (option, 2)
 
 
+@pytest.mark.parametrize(("backend", "plan"), [("auto", "difference"), ("tensorrt", "begin")])
+def test_on_a_small_gpu_auto_is_the_last_plan_that_the_backend_has(
+    sdxl_like_folder: Path, monkeypatch: pytest.MonkeyPatch, backend: str, plan: str
+) -> None:
+    monkeypatch.setattr("engines.loader.Cuda.free_bytes", lambda _: GIB // 2)
+    planned = loader._planned("auto", backend, sdxl_like_folder, torch.device("cuda"))
+    assert planned == (plan, 1)
+
+
 def test_where_no_plan_fits_the_last_is_tried_and_what_it_needs_is_said(
     sdxl_like_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

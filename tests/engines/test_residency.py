@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from engines.loader import load
-from engines.residency import guests, hosted, weights
+from engines.residency import guests, hosted, tensors
 from engines.restorer import Restorer
 from tests.engines.backends.test_tensorrt import latents
 
@@ -72,11 +72,11 @@ def test_without_a_place_nothing_is_moved() -> None:
 def test_weights_that_modules_share_are_there_once() -> None:
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     other.weight = one.weight
-    assert len(weights([one, other])) == 3
+    assert len(tensors([one, other])) == 3
 
 
 def _places(module: nn.Module) -> set[int]:
-    return {own.data_ptr() for own in weights([module])}
+    return {own.data_ptr() for own in tensors([module])}
 
 
 @pytest.mark.parametrize("memory", ["begin", "difference"])
@@ -87,17 +87,17 @@ def test_guests_are_read_where_they_are_hosted_and_nowhere_else(
     memory: str,
 ) -> None:
     own, (expected,) = load(either.name, memory=memory), latents(either, photo, 1)
-    real = {id(part): part.data for part in weights(guests(own.networks, own.previewer))}
+    real = {id(part): part.data for part in tensors(guests(own.networks, own.previewer))}
 
     def hide(modules: Iterable[nn.Module]) -> None:
-        for part in weights(modules):
+        for part in tensors(modules):
             if part.is_floating_point():
                 part.data = torch.full_like(part.data, torch.nan)
 
     @contextmanager
     def lent(modules: Iterable[nn.Module], place: torch.device | None) -> Generator[None]:
         assert place == own.device
-        for part in weights(modules):
+        for part in tensors(modules):
             part.data = real[id(part)]
         yield
         hide(modules)
@@ -105,3 +105,17 @@ def test_guests_are_read_where_they_are_hosted_and_nowhere_else(
     hide(guests(own.networks, own.previewer))
     monkeypatch.setattr("engines.restorer.hosted", lent)
     assert torch.equal(latents(own, photo, 1)[0], expected)
+
+
+@pytest.mark.parametrize("memory", ["begin", "difference"])
+def test_a_restoration_leaves_every_guest_at_home(
+    sdxl_like: Restorer,
+    photo: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: str,
+) -> None:
+    own, (expected,) = load(sdxl_like.name, memory=memory), latents(sdxl_like, photo, 1)
+    at_home = [part.data_ptr() for part in tensors(guests(own.networks, own.previewer))]
+    monkeypatch.setattr(own, "_guest_room", FAR)
+    assert torch.equal(latents(own, photo, 1)[0], expected)
+    assert [part.data_ptr() for part in tensors(guests(own.networks, own.previewer))] == at_home
