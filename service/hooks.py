@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import httpx
 from redis.asyncio import Redis
 
-from service import keys
+from service import keys, tasks
 from service.connection import unavailable_when_away
 from service.errors import FetchFailed, FetchRefused, NotFound, ServerUnavailable
 from service.scripts import Scripts
@@ -231,8 +231,7 @@ class Dispatcher:
                     task.add_done_callback(self._tasks.discard)
                 await asyncio.sleep(0 if claimed and len(self._tasks) < _AT_ONCE else _LOOK_S)
         finally:
-            for task in self._tasks:
-                task.cancel()
+            await tasks.end(*self._tasks)  # before Redis is left
 
     async def _deliver(self, message: Message) -> None:
         host = urlsplit(message.url).netloc

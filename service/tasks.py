@@ -12,11 +12,12 @@ _log = logging.getLogger(__name__)
 _AGAIN_S: Final = 0.2
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(*tasks: asyncio.Task[None]) -> None:
     """Cancel until it takes: redis-py waits by `asyncio.wait_for`, whose 3.11 may swallow one."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=_AGAIN_S)
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_AGAIN_S)
 
 
 @asynccontextmanager

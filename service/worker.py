@@ -103,8 +103,7 @@ class Worker:
             await self._drain()
         finally:
             while self._tasks:
-                for task in list(self._tasks):
-                    await tasks.end(task)
+                await tasks.end(*self._tasks)
                 await asyncio.sleep(0)  # their callbacks take them off the list
             await self._say_goodbye()
         if self._broken_by is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,16 @@ async def statuses(redis: Redis, job_id: str = "job") -> list[str]:
     return [
         json.loads(fields[b"data"])["status"] for _, fields in log if fields[b"type"] == b"status"
     ]
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """The root logger is put back as it was: commands send it to a stderr that is gone later."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from service.hooks import Dispatcher, Outbox, signature
 from service.jobs import JobStatus, OutputInfo
 from service.queue import JobQueue
 from service.settings import Settings
+from service.tasks import running
 from tests.conftest import WaitUntil
 from tests.service.conftest import RESULT, Submit
 
@@ -71,10 +72,8 @@ async def outcomes(target: Target, outbox: Outbox, queue: JobQueue) -> AsyncIter
     async with httpx.AsyncClient(transport=httpx.MockTransport(target)) as client:
         delays = (0.01, 0.02)
         dispatcher = Dispatcher(outbox, client, SECRET, describe, counted.append, delays)
-        task = asyncio.create_task(dispatcher.run())
-        yield counted
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with running(dispatcher.run()):
+            yield counted
 
 
 def hook(url: str = URL, **more: Any) -> dict[str, Any]:
@@ -209,6 +208,30 @@ async def test_a_dead_target_delays_neither_jobs_nor_other_targets(
     assert [body["data"]["id"] for body in target.bodies][-1] == "quick"
     assert sum(request.url.host == "slow.example" for request in target.got) <= 4
     target.open.set()
+
+
+async def test_a_dispatcher_that_ends_has_no_delivery_left(
+    submit: Submit, finish, outbox: Outbox, redis: Redis, wait_until: WaitUntil
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            await redis.ping()  # which takes a moment
+            left.set()
+
+    async def describe(job_id: str) -> dict[str, Any]:
+        return {"id": job_id}
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(hang)) as client:
+        async with running(Dispatcher(outbox, client, SECRET, describe, print).run()):
+            await submit(**hook())
+            await finish()
+            await wait_until(asked.is_set)
+        assert left.is_set()
 
 
 async def test_a_message_whose_dispatcher_died_is_delivered_by_another(

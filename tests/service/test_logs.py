@@ -5,22 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Generator
 
 import pytest
 
 from service import logs
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Generator[None]:
-    """The root logger is put back as it was."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
 
 log = logging.getLogger("service.something")
 
