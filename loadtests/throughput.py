@@ -83,10 +83,11 @@ async def emit(redis: Redis, queue: JobQueue, settings: Settings, events: int) -
     leases = await queue.claim("worker", _RUNNING)
     script = source("emit", settings)
     sha = await redis.script_load(script)
-    event = json.dumps(payload(ProgressEvent(1, 30, "restoring", 749, 0.25, 0.5)))
     began, sent = time.perf_counter(), 0
     while sent < events:
         pipeline = redis.pipeline(transaction=False)
+        step = 1 + sent // _BATCH  # each job hears of it once
+        event = json.dumps(payload(ProgressEvent(step, 30, "restoring", 749, 0.25, 0.5)))
         for index in range(_BATCH):
             lease = leases[(sent + index) % len(leases)]
             where = keys.of_job(lease.job_id)

@@ -244,7 +244,10 @@ class JobQueue:
         return await self._fenced("start", lease, [json.dumps(resolved), model, fingerprint])
 
     async def emit(self, lease: Lease, event: Event, frame: bytes | None = None) -> bool:
-        """Appends an event, with a preview's bytes; False when the lease is lost."""
+        """Appends an event, with a preview's bytes; False when the lease is lost.
+
+        The same event twice in a row, as when an answer was lost, is in the log once.
+        """
         data = json.dumps(payload(event))
         return await self._fenced("emit", lease, [type_of(event), data, frame or b""])
 

@@ -132,11 +132,11 @@ local function fail(id, data, to)
   return close(id, to)
 end
 
--- The fence: the job's status if this worker still holds this attempt, else nil.
-local function held(id, worker, attempt)
-  local job = redis.call('HMGET', KEY.job .. id, 'owner', 'attempt', 'status')
+-- The fence: the job's status if this worker still holds this attempt, else nil; and another field.
+local function held(id, worker, attempt, field)
+  local job = redis.call('HMGET', KEY.job .. id, 'owner', 'attempt', 'status', field or 'status')
   if job[1] ~= worker or job[2] ~= attempt then return nil end
-  if job[3] == 'running' or job[3] == 'canceling' then return job[3] end
+  if job[3] == 'running' or job[3] == 'canceling' then return job[3], job[4] end
   return nil
 end
 
@@ -155,7 +155,7 @@ local function nudge() announce(NUDGE) end
 local function requeue(id)
   local key = KEY.job .. id
   unlease(id)
-  redis.call('HDEL', key, 'owner', 'started_at', 'progress', 'progressed_at')
+  redis.call('HDEL', key, 'owner', 'started_at', 'progress', 'preview', 'progressed_at')
   if not move(id, 'queued') then return end
   local job = redis.call('HMGET', key, 'priority', 'tag')
   place(KEY.queue .. job[1], job[2], id)

@@ -215,8 +215,8 @@ async def test_the_log_of_a_talkative_job_is_capped_and_keeps_its_end(
     queue: JobQueue, hub: Hub, lease: Lease, output_info: OutputInfo
 ) -> None:
     calls = 2 * keys.EVENTS_MAXLEN
-    for _ in range(calls // 100):
-        await asyncio.gather(*(queue.emit(lease, _step(1)) for _ in range(100)))
+    for call in range(0, calls, 100):
+        await asyncio.gather(*(queue.emit(lease, _step(call + n)) for n in range(100)))
     await queue.succeed(lease, output_info, RESULT)
     kept = [item.event async for item in hub.follow("job")]
     # MAXLEN ~ drops whole nodes of the log, of a hundred entries each.
@@ -263,8 +263,8 @@ async def test_a_reader_that_is_too_slow_reads_the_log_again_and_misses_nothing(
     calls = 600
     async with aclosing(hub.follow("job", after=2)) as items:
         first = asyncio.create_task(_next(items))
-        for _ in range(calls // 100):
-            await asyncio.gather(*(queue.emit(lease, _step(1)) for _ in range(100)))
+        for call in range(0, calls, 100):
+            await asyncio.gather(*(queue.emit(lease, _step(call + n)) for n in range(100)))
         seen = [(await first).seq]
         await queue.succeed(lease, output_info, RESULT)
         seen += [item.seq async for item in items]

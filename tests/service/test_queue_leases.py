@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -257,6 +258,30 @@ async def test_cancel_while_running_reaches_the_worker_with_its_heartbeat(
     assert (await queue.get("job")).status is JobStatus.CANCELED
     assert await statuses(redis) == ["queued", "running", "canceling", "canceled"]
     assert await queue.renew("w", [lease]) == {"job": LeaseState.LOST}
+
+
+async def test_what_is_told_again_as_its_answer_was_lost_is_in_the_log_once(
+    queue: JobQueue, redis: Redis, submit: Submit
+) -> None:
+    await submit()
+    lease = await _only(queue, "w")
+    preview = PreviewEvent(1, 4, 8, 8, "image/jpeg")
+    for _ in range(2):
+        assert await queue.emit(lease, STEP)
+    for _ in range(2):
+        assert await queue.emit(lease, preview, b"frame")
+    assert await _told(redis) == [b"progress", b"preview"]
+    await queue.release(lease, count_attempt=True)
+    again = await _only(queue, "w")
+    assert await queue.emit(again, STEP)
+    assert await queue.emit(again, preview, b"frame")
+    assert await _told(redis) == [b"progress", b"preview"] * 2
+    assert await redis.hget(keys.preview("job"), "seq") == b"8"
+
+
+async def _told(redis: Redis) -> list[bytes]:
+    log: Any = await redis.xrange(keys.events("job"))
+    return [fields[b"type"] for _, fields in log if fields[b"type"] != b"status"]
 
 
 async def test_a_result_that_comes_after_the_cancel_is_not_kept(
