@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+_given_up: ContextVar[bool] = ContextVar("given_up", default=False)
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s%(job)s: %(message)s"
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -34,6 +35,11 @@ def job_context(job_id: str) -> Generator[None]:
         _job_id.reset(token)
 
 
+def answer_was_given_up() -> None:
+    """The answer that the running task sends stays unfinished: the server need not complain."""
+    _given_up.set(True)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: at (UTC), level, logger, message, job_id, and `extra` fields."""
 
@@ -55,6 +61,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    complaint = record.name == "uvicorn.error" and "without completing response" in str(record.msg)
+    return not (complaint and _given_up.get())
+
+
 def _name_job(record: logging.LogRecord) -> bool:
     job_id: str | None = getattr(record, "job_id", None) or _job_id.get()
     record.job_id = job_id
@@ -70,6 +81,7 @@ def configure(level: str, *, json_lines: bool | None = None) -> None:
     as_json = not sys.stderr.isatty() if json_lines is None else json_lines
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(_PLAIN))
+    handler.addFilter(_is_news)
     handler.addFilter(_name_job)
     root = logging.getLogger()
     root.handlers[:] = [handler]

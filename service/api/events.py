@@ -11,7 +11,7 @@ import anyio
 from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
 from starlette.types import Receive, Scope, Send
 
-from service import errors
+from service import errors, logs
 from service.api import schema
 from service.api.callers import Caller, caller_of, own_job
 from service.api.following import counts, following
@@ -127,6 +127,7 @@ class Stream(Response):
             await send({"type": "http.response.body"})
         except TimeoutError:
             logger.info("an event stream was dropped: its client took nothing in time")
+            logs.answer_was_given_up()
 
 
 async def _sse(services: Services, job_id: str, counted: bool, after: int) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from service import logs
 from service.api.state import Timing
 
 FRAME = b"\xff\xd8 a picture \xff\xd9"
@@ -234,8 +235,9 @@ async def test_a_client_that_leaves_is_forgotten(live, client, job_id, wait_unti
 
 @pytest.mark.parametrize("kind", ["websocket", "sse"])
 async def test_a_client_that_takes_nothing_is_dropped_and_slows_nobody(
-    live, client, job_id, worker, wait_until, kind: str
+    live, client, job_id, worker, wait_until, kind: str, capsys
 ) -> None:
+    logs.configure("INFO", json_lines=False)
     large = bytes(2_000_000)
     url = f"ws://{live.address}/restore/{job_id}/progress"
     lease = await worker.claim()
@@ -264,6 +266,9 @@ async def test_a_client_that_takes_nothing_is_dropped_and_slows_nobody(
 
     assert received == 12
     assert healthy.close_code == 1000
+    said = capsys.readouterr().err
+    assert ("took nothing in time" in said) is (kind == "sse")
+    assert "ERROR" not in said
 
 
 def test_clients_are_told_of_life_every_ten_seconds_and_given_ten() -> None:
