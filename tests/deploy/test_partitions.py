@@ -36,7 +36,7 @@ from tests.faults.fake import Restoration, closed_gate, diary
 from tests.faults.fleet import worker_process
 
 logger = logging.getLogger(__name__)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 LEASE_S = 3.0
 WAYS: tuple[Way, ...] = ("silence", "refusal")

@@ -11,7 +11,7 @@ from playwright import sync_api as playwright
 from tests.e2e.browsing import Slow, Visit
 from tests.faults.fake import FAULT, closed_gate
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
 def test_a_first_visit_offers_ways_in_and_nothing_else(guest: Visit) -> None:

@@ -13,7 +13,7 @@ from tests.e2e.browsing import Slow, Visit, visiting
 from tests.e2e.serving import SAMPLES
 from tests.faults.fake import closed_gate
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 PRESETS = ("faithful", "balanced", "fast")
 _PASTE = """(base64) => {

@@ -25,7 +25,7 @@ from tests.faults.fake import closed_gate
 from tests.faults.fleet import ended, submit, worker_here
 from tests.service.cluster import Cluster, cluster_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

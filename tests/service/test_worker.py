@@ -19,6 +19,7 @@ from service.messages import Cancel
 from service.queue import JobQueue
 from service.results import BlobKind, RedisBlobStore
 from service.settings import Settings
+from service.work import Lease
 from service.worker import Worker
 from tests.conftest import WaitUntil
 from tests.faults.fake import closed_gate, diary
@@ -129,19 +130,26 @@ async def test_a_cancel_takes_effect_after_the_current_step(
 
 
 async def test_a_worker_whose_lease_is_taken_away_publishes_nothing_more(
-    redis: Redis, queue: JobQueue, settings: Settings, wait_until: WaitUntil
+    redis: Redis,
+    queue: JobQueue,
+    hasty_queue: JobQueue,
+    settings: Settings,
+    wait_until: WaitUntil,
 ) -> None:
     folder = Path(settings.model)
     # A worker learns of its loss when it renews; a server that has just started takes nothing over
     # before it has been up for one lease.
-    short = settings.model_copy(update={"lease_s": 3.0})
-    hasty = JobQueue(redis, settings.model_copy(update={"lease_s": 0.05}))
+    short = settings.model_copy(update={"lease_s": 3.0, "slots": 1})
+
+    async def taken() -> list[Lease]:
+        await redis.zadd(keys.LEASES, {"job": 0})  # its lease has run out, if not just renewed
+        return await hasty_queue.claim("thief", 1)
+
     await submit(queue, "job")
     async with worker_here(redis, short) as worker:
         with closed_gate(folder, at="step"):
             await wait_until(lambda: diary(folder, "step"))
-            await redis.zadd(keys.LEASES, {"job": 0})  # its lease has run out
-            (lease,) = await hasty.claim("thief", 1)
+            (lease,) = await wait_until(taken)
             await redis.zadd(keys.LEASES, {"job": (await redis.time())[0] + 60})
             before = await events(redis)
             await wait_until(lambda: not worker.runs)
