@@ -1,12 +1,14 @@
 """The Lua scripts of `service/lua`, completed with the facts that Python owns.
 
-Every script runs behind the same prelude: the table of moves, the key names and the lifetimes are
-generated from `jobs.MOVES`, `keys` and the settings, so each fact is written down once.
+Every script runs behind what it needs of a prelude and of `job.lua`: the table of moves, the key
+names and the lifetimes are generated from `jobs.MOVES`, `keys` and the settings, so each fact is
+written down once. What it does not need is left out: the server would make it anew at every call.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -38,6 +40,9 @@ NAMES: Final = (
     "beat",
 )
 
+# Parts of the shared code have blank lines around them, and none inside.
+_DEFINES: Final = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+_SAID: Final = re.compile(r"--.*|'[^']*'")  # comments and strings name nothing
 _LINGER_S: Final = 10  # the log of a deleted job, for those who follow it
 
 # What Redis returns and takes; nested lists for claim.
@@ -81,11 +86,15 @@ def prelude(settings: Settings) -> str:
 
 
 def source(name: str, settings: Settings) -> str:
-    """The full text of one script: its shebang, the constants, the shared part, its body."""
+    """The full text of one script: its shebang, the constants and functions it needs, its body."""
     folder = files("service") / "lua"
-    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
-    shared = (folder / "job.lua").read_text()
-    return "\n".join((shebang, prelude(settings), shared, body))
+    shebang, text = (folder / f"{name}.lua").read_text().split("\n", 1)
+    shared = (folder / "job.lua").read_text().strip()
+    for part in reversed([*prelude(settings).splitlines(), *shared.split("\n\n")]):
+        defined = _DEFINES.search(part)
+        if defined and re.search(rf"\b{defined[1]}\b", _SAID.sub("", text)):
+            text = f"{part}\n\n{text}"
+    return f"{shebang}\n{text}"
 
 
 class Scripts:

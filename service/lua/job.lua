@@ -1,6 +1,7 @@
--- Shared by every script: put behind the shebang, after the generated constants
+-- Shared by the scripts: what one needs of it is put behind the shebang, after the generated constants
 --   MOVES, KEY (prefixes), PER_JOB, TIMES_S, EVENTS_MAXLEN, the shared keys by name, PRIORITIES,
 --   ALIVE_S, RETENTION_S, LEASE_MS.
+-- A part defines one name, and has blank lines around it and none inside.
 -- Portable: Redis >= 7.0, Valkey >= 8. The only clock is the server's.
 
 -- So much crowd must have been seen before its effect is half believed.

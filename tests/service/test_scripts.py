@@ -34,6 +34,17 @@ def test_a_script_starts_with_its_shebang_and_says_what_it_takes(name: str) -> N
     assert source(name, Settings()).startswith("#!lua")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_has_of_the_shared_part_what_it_needs_and_nothing_else(name: str) -> None:
+    job = (files("service") / "lua" / "job.lua").read_text()
+    define = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+    shared = set(define.findall(prelude(Settings()) + "\n" + job))
+    code = re.sub(r"--.*|'[^']*'", "", source(name, Settings()))
+    words = re.findall(r"\w+", code)
+    assert shared.intersection(define.findall(code)) == shared.intersection(words)
+    assert [word for word in shared if words.count(word) == 1] == []
+
+
 def test_the_scripts_know_exactly_the_moves_of_the_table() -> None:
     [line] = [line for line in prelude(Settings()).splitlines() if line.startswith("local MOVES")]
     rows = re.findall(r"(\w+) = \{([^{}]*)\}", line.split("=", 1)[1])
