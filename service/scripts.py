@@ -43,6 +43,7 @@ NAMES: Final = (
 # Parts of the shared code have blank lines around them, and none inside.
 _DEFINES: Final = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 _SAID: Final = re.compile(r"--.*|'[^']*'")  # comments and strings name nothing
+_WORD: Final = re.compile(r"\w+")
 _LINGER_S: Final = 10  # the log of a deleted job, for those who follow it
 
 # What Redis returns and takes; nested lists for claim.
@@ -88,13 +89,19 @@ def prelude(settings: Settings) -> str:
 def source(name: str, settings: Settings) -> str:
     """The full text of one script: its shebang, the constants and functions it needs, its body."""
     folder = files("service") / "lua"
-    shebang, text = (folder / f"{name}.lua").read_text().split("\n", 1)
+    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
     shared = (folder / "job.lua").read_text().strip()
+    parts, needed = [body], _words(body)
     for part in reversed([*prelude(settings).splitlines(), *shared.split("\n\n")]):
         defined = _DEFINES.search(part)
-        if defined and re.search(rf"\b{defined[1]}\b", _SAID.sub("", text)):
-            text = f"{part}\n\n{text}"
-    return f"{shebang}\n{text}"
+        if defined and defined[1] in needed:
+            parts.append(part)
+            needed |= _words(part)
+    return "\n\n".join((shebang, *reversed(parts)))
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(_SAID.sub("", text)))
 
 
 class Scripts:

@@ -29,8 +29,7 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            await end(task)
+        await end(*tasks)
 
 
 def _tell(task: asyncio.Task[None]) -> None:

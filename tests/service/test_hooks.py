@@ -214,6 +214,7 @@ async def test_a_dispatcher_that_ends_has_no_delivery_left(
     submit: Submit, finish, outbox: Outbox, redis: Redis, wait_until: WaitUntil
 ) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
+    outcomes: list[str] = []
 
     async def hang(_: httpx.Request) -> httpx.Response:
         asked.set()
@@ -227,11 +228,13 @@ async def test_a_dispatcher_that_ends_has_no_delivery_left(
         return {"id": job_id}
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(hang)) as client:
-        async with running(Dispatcher(outbox, client, SECRET, describe, print).run()):
+        dispatcher = Dispatcher(outbox, client, SECRET, describe, outcomes.append)
+        async with running(dispatcher.run()):
             await submit(**hook())
             await finish()
             await wait_until(asked.is_set)
         assert left.is_set()
+    assert outcomes == []
 
 
 async def test_a_message_whose_dispatcher_died_is_delivered_by_another(
