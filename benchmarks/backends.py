@@ -60,6 +60,8 @@ def ratios(taken: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
 def restorations(runs: int, folder: Path) -> dict[str, dict[str, float]]:
     """A whole restoration of one 256x256 picture (noise) by nano, preset `balanced`."""
     made = {_REFERENCE: engines.load("nano")}
+    for plan in ("difference", "fp8"):  # that make weights of what is kept whenever they are read
+        made[f"{_REFERENCE} {plan}"] = engines.load("nano", memory=plan)
     for precision in openvino.precisions():
         name = f"openvino {precision}"
         made[name] = engines.load("nano", backend="openvino", precision=precision, cache=folder)

@@ -26,7 +26,7 @@ import engines
 from engines.backends import tensorrt
 from engines.graphs import STEP_GRAPHS, Graph
 from engines.kernels import cross_attention
-from engines.memory import RUNNABLE
+from engines.memory import OPTIONS
 from engines.restorer import Restorer
 from engines.verify.compiled import nano_graphs, wide_graphs
 
@@ -129,7 +129,7 @@ def main() -> None:
                 name: engines.load("nano", device="cuda", backend=name, cache=Path(folder))
                 for name in backends
             }
-            for plan in RUNNABLE[1:]:
+            for plan in list(OPTIONS)[1:]:
                 on_device[plan] = engines.load("nano", device="cuda", memory=plan)
             report["nano"] = whole(on_device, engines.load("nano"), options.runs)
         sys.stdout.write(f"nano: {json.dumps(report['nano'])}\n")

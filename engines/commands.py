@@ -19,7 +19,7 @@ from engines.cache import BuildCanceledError, Canceled, EngineCache, EngineKey, 
 from engines.choice import processor_precision, sides_of
 from engines.errors import EngineError
 from engines.graphs import STEP_GRAPHS, Graph, all_graphs, step_graphs
-from engines.memory import GIB, OPTIONS, RUNNABLE, ModelSizes, Picture, Plan, Work
+from engines.memory import EXACT, GIB, OPTIONS, ModelSizes, Picture, Plan, Work
 from engines.random_weights import published_step_graphs
 from engines.tensorrt.builder import Flavour
 from engines.tensorrt.stored import Target, stored
@@ -252,8 +252,7 @@ def _plan(args: argparse.Namespace, cache: EngineCache) -> int:
     for name, text in OPTIONS.items():
         _say(f"{name:10} {text}")
     _say(f"Estimated, not measured; {work.reserve_bytes / GIB:.0f} GB is set aside for the driver.")
-    others = " and ".join(name for name in OPTIONS if name not in RUNNABLE)
-    _say(f"INSTANTIR_MEMORY takes {', '.join(RUNNABLE)}; {others} say what they would need.")
+    _say(f"INSTANTIR_MEMORY takes one of them, or auto; only {', '.join(EXACT)} change no result.")
     return 0
 
 

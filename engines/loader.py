@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +11,15 @@ from engines.backends.tensorrt import TensorRtBackend
 from engines.choice import BACKENDS, Choice
 from engines.errors import EngineError
 from engines.folder import ModelFolder, model_path, read_folder
-from engines.memory import GIB, RUNNABLE, Work, measure, plan
-from engines.models.lora import fuse_lora, with_lora_beside
-from engines.networks import build_networks
+from engines.memory import EXACT, GIB, OPTIONS, Work, at_least, measure, plan
+from engines.models.autoencoder import CODEC_TILING, KLCodec
+from engines.models.denoiser import Denoiser
+from engines.models.lora import LoraPair, fuse_lora, with_lora_beside
+from engines.networks import Networks, build_networks
+from engines.one_byte import store_in_one_byte
 from engines.parameterization import Prediction
 from engines.presets import PRESETS
-from engines.residency import guests
+from engines.residency import guests, host
 from engines.restorer import ModelSettings, Restorer
 from engines.schedule import alphas_cumprod
 from engines.sizes import WorkLimits
@@ -25,7 +28,7 @@ from engines.tensorrt.runtime import Cuda
 from engines.tiling import Tiling
 from engines.weights import fingerprint, load_lora, load_networks
 
-_SHARED = "difference"  # engines hold weights of their own, which a previewer cannot share
+_SHARED = "difference"  # from here on torch alone: engines hold weights of their own
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,7 @@ def load(
     machine has for the device; engines are kept in the folder `cache` (None: built each time).
     precision: of engines for processors, "f32" or "bf16"; None is "bf16" where the model's folder
     says that it is as good in it and the processor has it in hardware.
-    memory: what is given up to need less of it, one of RUNNABLE. "auto" is the first that fits into
+    memory: what is given up to need less of it, one of OPTIONS. "auto" is the first that fits into
     what is free of a GPU, and "resident" elsewhere.
     Raises WeightsError where the folder is missing or does not fit, EngineError where the backend
     is not there or the device has too little memory for it.
@@ -65,25 +68,39 @@ def load(
     load_networks(networks, path)
     for network in networks.modules():
         network.requires_grad_(False).eval()
-    if kept == _SHARED:
-        previewer = with_lora_beside(networks.denoiser, load_lora(path))
-    else:
-        previewer = copy.deepcopy(networks.denoiser)
-        fuse_lora(previewer, load_lora(path))
-    precise = torch.promote_types(dtype, torch.float32)
-    for network in (*networks.modules(), previewer):
-        network.to(precise if network is networks.codec else dtype)
+    previewer = _in_precision(networks, load_lora(path), kept, dtype)
     settings = _settings(folder, str(model))
     choice = Choice(networks, previewer, settings, cache)
-    runs = choice.backend("torch" if kept == _SHARED else backend, place, dtype, precision)
-    whole, hosts = not isinstance(runs, TensorRtBackend), kept != "resident"
-    choice.move(place, whole=whole, guests=guests(networks, previewer) if hosts else ())
+    alone = at_least(kept, _SHARED)
+    runs = choice.backend("torch" if alone else backend, place, dtype, precision)
+    away = guests(networks, previewer) if at_least(kept, "begin") else []
+    choice.move(place, whole=not isinstance(runs, TensorRtBackend), guests=away)
+    host(away, place)
     alphas = alphas_cumprod(folder.scheduler).to(place)
-    restorer = Restorer(networks, previewer, alphas, settings, hosts=hosts)
+    restorer = Restorer(networks, previewer, alphas, settings)
     restorer.loop.batch_limit = batch
     if runs is not None:
         restorer.loop.backend = runs
     return restorer
+
+
+def _in_precision(
+    networks: Networks, pairs: Mapping[str, LoraPair], memory: str, dtype: torch.dtype
+) -> Denoiser:
+    """Bring the networks to their precision (in place), and make the previewer, by the plan."""
+    if at_least(memory, "tiles") and isinstance(networks.codec, KLCodec):
+        networks.codec.tiling = CODEC_TILING
+    fused = None if at_least(memory, _SHARED) else copy.deepcopy(networks.denoiser)
+    if fused is not None:
+        fuse_lora(fused, pairs)  # in float32
+        fused.to(dtype)
+    precise = torch.promote_types(dtype, torch.float32)
+    for network in networks.modules():
+        network.to(precise if network is networks.codec else dtype)
+    if at_least(memory, "fp8"):
+        for network in (networks.denoiser, networks.aggregator):
+            store_in_one_byte(network, kept=network.hoisted_parts())
+    return fused or with_lora_beside(networks.denoiser, pairs)
 
 
 def _planned(memory: str, backend: str, path: Path, place: torch.device) -> tuple[str, int]:
@@ -91,12 +108,12 @@ def _planned(memory: str, backend: str, path: Path, place: torch.device) -> tupl
 
     Raises EngineError for a plan that does not run, or not with the backend.
     """
-    if memory not in ("auto", *RUNNABLE):
-        raise EngineError(f"memory is {memory!r}, known: auto, {', '.join(RUNNABLE)}")
+    if memory not in ("auto", *OPTIONS):
+        raise EngineError(f"memory is {memory!r}, known: auto, {', '.join(OPTIONS)}")
     compiled = backend not in ("auto", "torch")
-    if memory == _SHARED and compiled:
+    if compiled and memory != "auto" and at_least(memory, _SHARED):
         raise EngineError(f"memory is {memory!r}: it runs with the backend torch, not {backend}")
-    able = [plan for plan in RUNNABLE if not (plan == _SHARED and compiled)]
+    able = [option for option in OPTIONS if not (compiled and at_least(option, _SHARED))]
     options = able if memory == "auto" else [memory]
     if place.type != "cuda":
         return options[0], BATCH_LIMIT
@@ -109,6 +126,8 @@ def _fitting(path: Path, gpu_bytes: int, options: Sequence[str]) -> tuple[str, i
     fits = {fit.option: fit for fit in plan(measure(path, (work.picture,)), gpu_bytes, work).fits}
     for option in options:
         if fits[option].batch:
+            if option not in EXACT:
+                _log.warning("memory is %r for want of room: results differ a little", option)
             return option, fits[option].batch
     last = fits[options[-1]]
     _log.warning(

@@ -8,7 +8,8 @@ graph's own, and the largest sum of tensors alive at a time is its working memor
     state    = memory of both denoisers + steps * embeddings + last residuals + latents + picture
     step     = rows * batch * max(previewer, aggregator, unet + 2 * residuals), each with its inputs
     decode   = one picture's latents and the widest maps of the decoder
-    begin    = the largest of text, vision, encode, conditioning; with its weights if loaded for it
+    begin    = the largest of text, vision, encode, conditioning; with a layer if loaded for it
+    layer    = what the largest layer takes while its weight is made of its parts, where it is
 
 Attention counts as one operation where heads are at most 256 wide; wider ones keep their scores.
 
@@ -19,7 +20,6 @@ an allocator loses are not counted; `Work.reserve_bytes` is an assumption that s
 """
 
 import json
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,55 +28,38 @@ from typing import Any, Final
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from engines.flows import Flow, Picture, traced
 from engines.folder import SHIPPED, ModelFolder, model_path, read_folder
-from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, Axis, Graph, all_graphs
+from engines.graphs import STEP_GRAPHS, all_graphs
 from engines.models.adapter import DecoupledCrossAttention
 from engines.models.aggregator import SFT_WIDTH
+from engines.models.autoencoder import CODEC_TILING
 from engines.models.denoiser import Denoiser
 from engines.models.lora import lora_targets
 from engines.models.resampler import ResamplerConfig
 from engines.networks import Networks, build_networks
 from engines.step import BATCH_LIMIT
+from engines.tiling import plan_tiles
 from engines.weights import LORA
 
 GIB: Final = 2**30
 PUBLISHED: Final = "sdxl"  # the name of the full size, which needs no folder
 PUBLISHED_RANK: Final = 64
-CODEC_TILE_PX: Final = 512
-Picture = tuple[int, int]  # width, height in pixels, multiples of 64
 
 # In order of what they cost; each does what those before it do.
 OPTIONS: Final = {
     "resident": "everything stays on the GPU",
-    "begin": "text, vision, encoder and conditioning are loaded when a restoration begins",
+    "begin": "layers of text, vision, encoder and conditioning are loaded while they run",
     "difference": "and the previewer is kept as its LoRA beside the main network, where smaller",
     "tiles": "and pictures are encoded and decoded in tiles, whose norms see one tile each",
-    "fp8": "and matrices of the step graphs take one byte a value",
+    "fp8": "and matrices of the step graphs are kept in one byte a value",
 }
-RUNNABLE: Final = ("resident", "begin", "difference")  # what `engines.load` can do
+EXACT: Final = ("resident", "begin", "difference")  # with these results stay the same
 _LEVEL: Final = {name: level for level, name in enumerate(OPTIONS)}
 _BEGIN: Final = ("text", "vision", "encode", "unet_conditioning", "previewer_conditioning")
 _CODEC: Final = ("encode", "decode")
-_FUSED_WIDTH: Final = 256  # widest head that fused attention takes
 _LATENTS: Final = 10  # tensors like latents that a restoration keeps, one for each row at most
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Bytes of one row of a graph at one picture size."""
-
-    inputs: int
-    outputs: int
-    working: int  # most that is alive at a time beside weights and inputs
-
-    @property
-    def bytes(self) -> int:
-        """All that a row takes while the graph runs."""
-        return self.inputs + self.working
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +70,24 @@ class GraphSize:
     values: int  # of the weights that it reads
     matrices: int  # of these, in weights of two axes or more
     lora: int  # values that make the previewer's weights from the main network's
+    layer: int  # values of its largest layer
     itemsize: int  # bytes of a value
     flows: Mapping[Picture, Flow]
 
     def weight_bytes(self, option: str = "resident") -> int:
         """Bytes of its weights under an option."""
-        single = _LEVEL[option] >= _LEVEL["fp8"] and self.name in STEP_GRAPHS
+        single = at_least(option, "fp8") and self.name in STEP_GRAPHS
         full = self.values * self.itemsize - (self.matrices * (self.itemsize - 1) if single else 0)
-        if self.lora and _LEVEL[option] >= _LEVEL["difference"]:
+        if self.lora and at_least(option, "difference"):
             return min(full, self.lora * self.itemsize)
         return full
+
+    def made_bytes(self, option: str) -> int:
+        """What the largest weight takes at most while it is made of what is kept of it."""
+        beside = self.lora and at_least(option, "difference")
+        single = at_least(option, "fp8") and self.name in STEP_GRAPHS
+        # In float32 what is added and the sum; what it is added to, and the weight.
+        return self.layer * (2 * 4 + 2 * self.itemsize) if beside or single else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +148,11 @@ class Plan:
         return max(0, self.best.need.total - self.gpu_bytes)
 
 
+def at_least(option: str, other: str) -> bool:
+    """Whether an option does what another one does."""
+    return _LEVEL[option] >= _LEVEL[other]
+
+
 def plan(sizes: ModelSizes, gpu_bytes: int, work: Work | None = None) -> Plan:
     """The cheapest option that fits, with the largest batch that it takes."""
     work = work or Work()
@@ -167,7 +163,7 @@ def plan(sizes: ModelSizes, gpu_bytes: int, work: Work | None = None) -> Plan:
 
 def need(sizes: ModelSizes, option: str, batch: int, work: Work) -> Need:
     """What `batch` restorations of one size need that are in progress together."""
-    graphs, away = sizes.graphs, _BEGIN if _LEVEL[option] >= _LEVEL["begin"] else ()
+    graphs, away = sizes.graphs, _BEGIN if at_least(option, "begin") else ()
     weights = sum(g.weight_bytes(option) for name, g in graphs.items() if name not in away)
     phases = dict(_phases(sizes, option, batch, work))
     phase = max(phases, key=lambda name: phases[name])
@@ -191,19 +187,21 @@ def measure(
     lora = _lora_values(denoiser, rank)
     measured: dict[str, GraphSize] = {}
     for name, graph in all_graphs(networks, denoiser).items():
-        dtype, sides = graph.precision(torch.float16), set(pictures)
+        dtype, sides = torch.float16, set(pictures)
         if name in _CODEC:
-            dtype = torch.bfloat16 if codec_itemsize == 2 else dtype
+            dtype = torch.bfloat16 if codec_itemsize == 2 else torch.float32
             sides |= {_tile(picture) for picture in pictures}
-        traces = _traced(graph, sides, factor, dtype)
-        weights = next(iter(traces.values())).weights
+        traces = traced(graph, sides, factor, dtype)
+        trace = next(iter(traces.values()))
+        weights = trace.weights
         measured[name] = GraphSize(
             name=name,
             values=sum(weight.numel() for weight in weights),
             matrices=sum(weight.numel() for weight in weights if weight.ndim > 1),
             lora=sum(lora.get(w, 0) for w in weights) if name.startswith("previewer") else 0,
+            layer=trace.layer,
             itemsize=dtype.itemsize,
-            flows={picture: trace.flow for picture, trace in traces.items()},
+            flows={picture: own.flow for picture, own in traces.items()},
         )
     tone = 0 if networks.tone is None else _count(networks.tone)
     return ModelSizes(measured, _parameters(networks), torch.float16.itemsize * tone)
@@ -234,26 +232,24 @@ def _phases(sizes: ModelSizes, option: str, batch: int, work: Work) -> Iterator[
     rows, whole = work.rows * batch, work.picture
     residuals = sizes.graphs["aggregator"].flows[whole].outputs
     for name in STEP_GRAPHS:
+        graph = sizes.graphs[name]
         held = 2 * residuals if name == "unet" else 0  # as the aggregator gave them, and scaled
-        yield name, rows * (sizes.graphs[name].flows[whole].bytes + held)
-    tiled = _LEVEL[option] >= _LEVEL["tiles"]
+        yield name, rows * (graph.flows[whole].bytes + held) + graph.made_bytes(option)
     for name in ("decode", *_BEGIN):
         graph = sizes.graphs[name]
-        size = _tile(whole) if tiled and name in _CODEC else whole
+        size = _tile(whole) if at_least(option, "tiles") and name in _CODEC else whole
         needed = graph.flows[size].bytes
         if size != whole:  # the tiles so far, their sum and its weights
             needed += 3 * max(graph.flows[whole].inputs, graph.flows[whole].outputs)
         needed *= 1 if name in (*_CODEC, "text") else work.rows
-        if name in _BEGIN and _LEVEL[option] >= _LEVEL["begin"]:
-            needed += graph.weight_bytes(option)
-            if graph.lora and _LEVEL[option] >= _LEVEL["difference"]:
-                needed += sizes.graphs["unet_conditioning"].weight_bytes(option)
-        yield name, needed
+        if name in _BEGIN and at_least(option, "begin"):
+            needed += graph.layer * graph.itemsize
+        yield name, needed + graph.made_bytes(option)
 
 
 def _tile(picture: Picture) -> Picture:
-    width, height = picture
-    return min(width, CODEC_TILE_PX), min(height, CODEC_TILE_PX)
+    layout = plan_tiles(picture, CODEC_TILING)
+    return layout.width, layout.height
 
 
 def description(model: str | Path) -> tuple[ModelFolder, int]:
@@ -315,82 +311,3 @@ def _parameters(networks: Networks) -> dict[str, int]:
 
 def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-@dataclass(frozen=True, slots=True)
-class _Trace:
-    flow: Flow
-    weights: list[Tensor]
-
-
-def _traced(
-    graph: Graph, pictures: set[Picture], factor: int, dtype: torch.dtype
-) -> dict[Picture, _Trace]:
-    """One run of a graph at each size on the meta device; one for all where no size matters."""
-    ports = (*graph.inputs, *graph.outputs)
-    sizeless = not any(
-        isinstance(axis, Axis) and axis.name in (HEIGHT, WIDTH)
-        for port in ports
-        for axis in port.axes
-    )
-    module, traces = graph.module.to(dtype), dict[Picture, _Trace]()
-    for picture in sorted(pictures):
-        if sizeless and traces:
-            traces[picture] = next(iter(traces.values()))
-            continue
-        sizes = {ROWS: 1, WIDTH: picture[0] // factor, HEIGHT: picture[1] // factor}
-        given = [
-            torch.empty(port.shape(sizes), dtype=port.dtype or dtype, device="meta")
-            for port in graph.inputs
-        ]
-        weights = [*module.parameters(), *module.buffers()]
-        with torch.inference_mode(), _Live(weights, given) as live, _Fused(), torch.device("meta"):
-            outputs = module(*given)
-        flow = Flow(_bytes(given), _bytes(outputs), live.most)
-        traces[picture] = _Trace(flow, [w for w in weights if _storage(w) in live.read])
-    return traces
-
-
-def _bytes(tensors: Any) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def _storage(tensor: Tensor) -> int:
-    storage: Any = tensor.untyped_storage()
-    return storage._cdata
-
-
-class _Fused(TorchFunctionMode):
-    """Attention that keeps no scores where heads are narrow enough; its shapes alone."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not nn.functional.scaled_dot_product_attention or len(args) < 3:
-            return func(*args, **(kwargs or {}))
-        query, key, value = args[:3]
-        if query.shape[-1] > _FUSED_WIDTH:
-            query.new_empty((*query.shape[:-1], key.shape[-2])).softmax(dim=-1)
-        return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
-class _Live(TorchDispatchMode):
-    """Watches which of the weights are read, and how many bytes are alive that were not given."""
-
-    def __init__(self, weights: list[Tensor], given: list[Tensor]) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]  (partly typed)
-        self._theirs = {_storage(tensor) for tensor in (*weights, *given)}
-        self._alive: dict[int, int] = {}
-        self.read: set[int] = set()
-        self.most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves = pytree.tree_leaves((args, kwargs))
-        self.read.update(_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-        made = func(*args, **(kwargs or {}))
-        for leaf in pytree.tree_leaves(made):
-            key = _storage(leaf) if isinstance(leaf, Tensor) else 0
-            if key and key not in self._theirs and key not in self._alive:
-                storage = leaf.untyped_storage()
-                self._alive[key] = storage.nbytes()
-                weakref.finalize(storage, self._alive.pop, key)
-        self.most = max(self.most, sum(self._alive.values()))
-        return made

@@ -19,7 +19,6 @@ from engines.networks import Networks
 from engines.parameterization import Prediction
 from engines.params import MicroConditioning, RestoreParams
 from engines.presets import DEFAULT_PRESET
-from engines.residency import hosted
 from engines.restoration import (
     Conditioning,
     Frame,
@@ -63,8 +62,6 @@ class Restorer:
         previewer: Denoiser,
         alphas: Tensor,
         settings: ModelSettings,
-        *,
-        hosts: bool = False,
     ) -> None:
         self.networks = networks
         self.previewer = previewer
@@ -76,15 +73,14 @@ class Restorer:
         self.loop = StepLoop(networks, previewer, alphas, settings.prediction)
         parameter = next(networks.denoiser.unet.time_embedding.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        # Where what no step reads comes while it is used; None: it lives there.
-        self._guest_room = self.device if hosts else None
         # Of pixels and the codec: SDXL's overflows in half precision.
         self._precise = torch.promote_types(self.dtype, torch.float32)
 
     @property
     def backend(self) -> str:
-        """What runs the networks of a step; results are the same where it is."""
-        return self.loop.backend.name
+        """What runs the networks; results are the same where it is."""
+        tiles = "" if self.networks.codec.tiling is None else ", codec in tiles"
+        return self.loop.backend.name + tiles
 
     def params(
         self, preset: str | None = None, overrides: Mapping[str, Any] | None = None
@@ -207,8 +203,7 @@ class Restorer:
 
     def text(self, prompt: str, clip_skip: int = 0) -> TextCondition:
         """Embeddings of one prompt."""
-        with hosted([self.networks.text], self._guest_room):
-            return TextCondition(*self.networks.text([prompt], clip_skip))
+        return TextCondition(*self.networks.text([prompt], clip_skip, self.device))
 
     def _start_tiles(
         self, inputs: Inputs, params: RestoreParams, frame: Frame, layout: Layout
@@ -262,8 +257,7 @@ class Restorer:
         shape = codec.noise_shape(height, width)
         pixels = inputs.pixels.to(self.device, self._precise)
         sample = None if shape is None else noise.draw((1, *shape)).to(pixels)
-        with hosted(codec.encoding_parts(), self._guest_room):
-            return codec.encode(pixels, sample).to(self.dtype)
+        return codec.encode(pixels, sample).to(self.dtype)
 
     def _toned(self, degraded: Tensor, condition: Conditioning) -> Tensor:
         """What the references are drawn on, (rows, C, h, w)."""
@@ -284,11 +278,10 @@ class Restorer:
             text.insert(0, inputs.negative or self._negative(params))
             ids.insert(0, (params.negative_micro or micro).time_ids())
             vision.insert(0, torch.zeros_like(vision[0]))
-        with hosted([self.networks.vision.dino], self._guest_room):
-            features = self.networks.vision(torch.cat(vision))
+        features = self.networks.vision(torch.cat(vision))
         hidden = torch.cat([row.hidden for row in text])
-        tokens, memory = self._remembered(self.networks.denoiser, hidden, features)
-        preview_tokens, preview_memory = self._remembered(self.previewer, hidden, features)
+        tokens, memory = _remembered(self.networks.denoiser, hidden, features)
+        preview_tokens, preview_memory = _remembered(self.previewer, hidden, features)
         return Conditioning(
             text=hidden,
             pooled=torch.cat([row.pooled for row in text]),
@@ -298,14 +291,6 @@ class Restorer:
             memory=memory,
             preview_memory=preview_memory,
         )
-
-    def _remembered(
-        self, denoiser: Denoiser, text: Tensor, features: Tensor
-    ) -> tuple[Tensor, tuple[Memory, ...]]:
-        """Image tokens (rows, Q, D), and keys and values of all cross-attentions."""
-        with hosted(denoiser.remembering_parts(), self._guest_room):
-            tokens = denoiser.resampler(features)
-            return tokens, denoiser.remember(text, tokens)
 
     def _negative(self, params: RestoreParams) -> TextCondition:
         """The negative prompt's embeddings; clip_skip is for the prompt alone, as published."""
@@ -350,6 +335,14 @@ def make_plan(params: RestoreParams) -> Plan:
         ),
         ceilings=ceilings[:kept],
     )
+
+
+def _remembered(
+    denoiser: Denoiser, text: Tensor, features: Tensor
+) -> tuple[Tensor, tuple[Memory, ...]]:
+    """Image tokens (rows, Q, D), and keys and values of all cross-attentions."""
+    tokens = denoiser.resampler(features)
+    return tokens, denoiser.remember(text, tokens)
 
 
 def merged(infos: Sequence[StepInfo]) -> StepInfo:

@@ -35,9 +35,9 @@ def plan_tiles(size: tuple[int, int], tiling: Tiling) -> Layout:
 
 
 def blend(tiles: Sequence[Tensor], layout: Layout, size: tuple[int, int]) -> Tensor:
-    """Weighted mean of tiles (1, C, h, w) on a (width, height) canvas; rims weigh least."""
+    """Weighted mean of tiles (B, C, h, w) on a (width, height) canvas; rims weigh least."""
     like = tiles[0]
-    canvas = like.new_zeros(1, like.shape[1], size[1], size[0])
+    canvas = like.new_zeros(*like.shape[:2], size[1], size[0])
     weights = like.new_zeros(1, 1, size[1], size[0])
     window = _ramp(layout.height, like)[:, None] * _ramp(layout.width, like)[None]
     for tile, (top, left) in zip(tiles, layout.corners, strict=True):

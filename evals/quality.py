@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import engines  # only a run needs the engine: tables and sheets are usable without one
 
     cases = load_cases(options.photos, options.limit)
-    restorer: Restorer = engines.load(options.model)
+    restorer: Restorer = engines.load(options.model, memory=options.memory)
     params = restorer.params(options.preset, {"seed": options.seed})
     run = evaluate(restorer, params, cases, load_panel(), options.peers)
     table = to_markdown(run)
@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="name of a packaged model, or a folder")
     parser.add_argument("--photos", type=Path, default=DEFAULT_PHOTOS, help="with lq/ and hq/")
     parser.add_argument("--preset", help="preset of the model; its default without")
+    parser.add_argument("--memory", default="auto", help="plan of memory, see engines.load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     parser.add_argument(

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Where the networks run; auto is a GPU where there is one.",
     )
-    memory: Literal["auto", "resident", "begin", "difference"] = Field(
+    memory: Literal["auto", "resident", "begin", "difference", "tiles", "fp8"] = Field(
         default="auto",
         description="What is given up to need less memory; auto is the first that fits a GPU.",
     )

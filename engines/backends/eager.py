@@ -51,8 +51,11 @@ class EagerBackend:
         self._previewer = previewer
         self._aggregator = aggregator
         parameter = next(denoiser.parameters())
+        # Only where the main network's are made, too, results change: engines.one_byte.
+        made = ", weights in one byte" if any(map(is_parametrized, denoiser.modules())) else ""
         beside = ", LoRA beside" if any(map(is_parametrized, previewer.modules())) else ""
-        self.name = f"torch {torch.__version__} {parameter.device.type} {parameter.dtype}{beside}"
+        kind = f"{parameter.device.type} {parameter.dtype}"
+        self.name = f"torch {torch.__version__} {kind}{made}{beside}"
 
     def preview(self, sample: Tensor, emb: Tensor, hoisted: Hoisted) -> Tensor:
         """See `Backend`."""

@@ -1,11 +1,16 @@
 """Latent codecs: pixels to latents and back, behind one small protocol."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from engines.tiling import Layout, Tiling, blend, plan_tiles
+
+CODEC_TILING: Final = Tiling(tile_px=576, overlap_px=128)  # so 1024 px are two
 
 
 class LatentCodec(Protocol):
@@ -13,6 +18,7 @@ class LatentCodec(Protocol):
 
     channels: int
     factor: int
+    tiling: Tiling | None  # None: whole pictures, whatever their size
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int] | None:
         """Shape of the noise that `encode` needs for one image; None where encoding is exact."""
@@ -39,6 +45,7 @@ class KLCodec(nn.Module):
         self.vae: Any = AutoencoderKL.from_config(config)
         self.channels = int(self.vae.config.latent_channels)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.tiling: Tiling | None = None
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """One latent's worth of standard normal noise."""
@@ -46,7 +53,8 @@ class KLCodec(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior, each (B, C, h, w), log-variance in [-30, 20]."""
-        mean, logvar = self.vae.quant_conv(self.vae.encoder(pixels)).chunk(2, dim=1)
+        moments = self._in_tiles(self._encoded, pixels, 1, self.factor)
+        mean, logvar = moments.chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
@@ -59,11 +67,38 @@ class KLCodec(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels of scaled latents."""
         latents = latents / self.vae.config.scaling_factor
-        return self.vae.decoder(self.vae.post_quant_conv(latents))
+        return self._in_tiles(self._decoded, latents, self.factor, 1)
 
     def encoding_parts(self) -> list[nn.Module]:
         """What `encode` alone reads."""
         return [self.vae.encoder, self.vae.quant_conv]
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        return self.vae.quant_conv(self.vae.encoder(pixels))
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.vae.decoder(self.vae.post_quant_conv(latents))
+
+    def _in_tiles(
+        self, convert: Callable[[Tensor], Tensor], x: Tensor, before: int, after: int
+    ) -> Tensor:
+        """`convert` of x (B, C, h, w), tile by tile where there is a tiling and x is larger.
+
+        A pixel of x is `before` pixels of the picture wide, one of the result `after`. Norms see
+        one tile each, so the result differs a little from that of the whole.
+        """
+        if self.tiling is None:
+            return convert(x)
+        height, width = (side * before for side in x.shape[-2:])
+        layout = plan_tiles((width, height), self.tiling)
+        if len(layout.corners) == 1:
+            return convert(x)
+        taken = _shrunk(layout, before)
+        tiles = [
+            convert(x[:, :, top : top + taken.height, left : left + taken.width])
+            for top, left in taken.corners
+        ]
+        return blend(tiles, _shrunk(layout, after), (width // after, height // after))
 
 
 class PatchCodec(nn.Module):
@@ -72,6 +107,7 @@ class PatchCodec(nn.Module):
     def __init__(self, patch: int, scaling_factor: float) -> None:
         super().__init__()
         self.factor = patch
+        self.tiling: Tiling | None = None  # of no use: nothing is computed
         self.channels = 3 * patch * patch
         self.scaling_factor = scaling_factor
 
@@ -91,3 +127,9 @@ class PatchCodec(nn.Module):
     def encoding_parts(self) -> list[nn.Module]:
         """None: it has no weights."""
         return []
+
+
+def _shrunk(layout: Layout, scale: int) -> Layout:
+    """In pixels that are `scale` pixels of the picture wide."""
+    corners = tuple((top // scale, left // scale) for top, left in layout.corners)
+    return Layout(layout.height // scale, layout.width // scale, corners)

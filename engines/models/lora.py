@@ -132,16 +132,18 @@ def with_lora_beside(denoiser: Denoiser, pairs: Mapping[str, LoraPair]) -> Denoi
     _check(denoiser, pairs)
     shared = {id(own): own for own in (*denoiser.parameters(), *denoiser.buffers())}
     other = copy.deepcopy(denoiser, shared)
+    dtype = next(denoiser.parameters()).dtype
     for name, pair in pairs.items():
-        register_parametrization(other.get_submodule(name), "weight", _Beside(pair), unsafe=True)
+        beside = _Beside(pair, dtype)
+        register_parametrization(other.get_submodule(name), "weight", beside, unsafe=True)
     return other
 
 
 class _Beside(nn.Module):
-    def __init__(self, pair: LoraPair) -> None:
+    def __init__(self, pair: LoraPair, dtype: torch.dtype) -> None:
         super().__init__()
-        self.down = nn.Buffer(pair.down)
-        self.up = nn.Buffer(pair.up)
+        self.down = nn.Buffer(pair.down.to(dtype))
+        self.up = nn.Buffer(pair.up.to(dtype))
         self.scale = pair.scale
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -154,11 +156,13 @@ def _check(denoiser: nn.Module, pairs: Mapping[str, LoraPair]) -> None:
     missing = [name for name in lora_targets(denoiser.named_modules()) if name not in pairs]
     if missing:
         raise WeightsError.of_keys("LoRA", "missing", missing)
-    shapes = {name: weight.shape for name, weight in denoiser.named_parameters()}
+    stored = ".parametrizations.weight.original"  # of engines.one_byte
+    shapes = {
+        name.removesuffix(stored).removesuffix(".weight"): weight.shape
+        for name, weight in denoiser.named_parameters()
+    }
     made = {name: _shape(pair) for name, pair in pairs.items()}
-    wrong = [
-        f"{name} {shape}" for name, shape in made.items() if shapes.get(f"{name}.weight") != shape
-    ]
+    wrong = [f"{name} {shape}" for name, shape in made.items() if shapes.get(name) != shape]
     if wrong:
         raise WeightsError.of_keys("LoRA", "without a module of that shape", wrong)
 

@@ -31,12 +31,15 @@ class TextEncoder(nn.Module):
             for tokenizer in self.tokenizers
         ]
 
-    def forward(self, prompts: Sequence[str], clip_skip: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, prompts: Sequence[str], clip_skip: int = 0, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states (B, T, D1 + D2) of the layer before the last, pooled text (B, P).
 
-        clip_skip leaves out that many more layers from the end.
+        clip_skip leaves out that many more layers from the end. device: where it is computed, if
+        that is not where the weights are at home (engines.residency).
         """
-        device = self.second.text_projection.weight.device
+        device = device or self.second.text_projection.weight.device
         first_ids, second_ids = (ids.to(device) for ids in self.tokens(prompts))
         layer = -(clip_skip + 2)
         layers = min(self.first.config.num_hidden_layers, self.second.config.num_hidden_layers)

@@ -13,7 +13,7 @@ import engines
 from engines import loader
 from engines.errors import EngineError, WeightsError
 from engines.loader import load
-from engines.memory import GIB, RUNNABLE, Work, measure, need
+from engines.memory import EXACT, GIB, OPTIONS, ModelSizes, Work, measure, need
 from engines.models.lora import lora_delta, lora_targets
 from engines.parameterization import Prediction
 from engines.presets import PRESETS
@@ -200,8 +200,8 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_no_fault(
     assert "engines are not kept" in caplog.text
 
 
-@pytest.mark.parametrize("memory", RUNNABLE)
-def test_every_plan_of_memory_restores_the_same_bit_for_bit(
+@pytest.mark.parametrize("memory", EXACT)
+def test_a_plan_of_memory_that_is_exact_restores_the_same_bit_for_bit(
     either: Restorer, photo: Callable[..., Image.Image], memory: str
 ) -> None:
     own = load(either.name, memory=memory)
@@ -209,14 +209,30 @@ def test_every_plan_of_memory_restores_the_same_bit_for_bit(
     assert torch.equal(got, expected)
 
 
-def test_a_plan_of_memory_that_does_not_run_is_refused() -> None:
-    with pytest.raises(EngineError, match=r"memory is 'fp8', known: auto, resident, begin, diff"):
-        load("nano", memory="fp8")
+def test_matrices_in_one_byte_restore_nearly_the_same(
+    either: Restorer, photo: Callable[..., Image.Image]
+) -> None:
+    own = load(either.name, memory="fp8")
+    (expected,), (got,) = (latents(restorer, photo, 1) for restorer in (either, own))
+    assert 0 < (got - expected).norm() < 0.1 * expected.norm()
 
 
-def test_a_compiled_backend_cannot_share_the_weights_of_the_previewer() -> None:
-    with pytest.raises(EngineError, match="'difference': it runs with the backend torch, not open"):
-        load("nano", memory="difference", backend="openvino")
+def test_a_codec_in_tiles_is_for_the_plans_from_tiles_on(sdxl_like_folder: Path) -> None:
+    tilings = {
+        option: load(sdxl_like_folder, memory=option).networks.codec.tiling for option in OPTIONS
+    }
+    assert {option for option, tiling in tilings.items() if tiling is not None} == {"tiles", "fp8"}
+
+
+def test_an_unknown_plan_of_memory_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"memory is 'int4', known: auto, resident, begin, diff"):
+        load("nano", memory="int4")
+
+
+@pytest.mark.parametrize("memory", ["difference", "tiles", "fp8"])
+def test_a_compiled_backend_cannot_share_the_weights_of_the_previewer(memory: str) -> None:
+    with pytest.raises(EngineError, match=f"'{memory}': it runs with the backend torch, not open"):
+        load("nano", memory=memory, backend="openvino")
 
 
 def test_where_the_previewer_shares_its_weights_auto_is_torch(sdxl_like_folder: Path) -> None:
@@ -225,16 +241,43 @@ def test_where_the_previewer_shares_its_weights_auto_is_torch(sdxl_like_folder: 
     assert own.backend.endswith(", LoRA beside")
 
 
-@pytest.mark.parametrize("option", RUNNABLE)
-def test_the_first_plan_that_fits_a_gpu_is_taken(sdxl_like_folder: Path, option: str) -> None:
-    sizes, work = measure(sdxl_like_folder), Work()
-    least = need(sizes, option, 1, work).total
-    assert loader._fitting(sdxl_like_folder, least, RUNNABLE) == (option, 1)
-    two = need(sizes, option, 2, work).total
+def test_the_backend_is_named_with_all_that_changes_its_results(sdxl_like_folder: Path) -> None:
+    names = {load(sdxl_like_folder, memory=option).backend for option in ("difference", "tiles")}
+    own = load(sdxl_like_folder, memory="fp8").backend
+    assert len(names | {own}) == 3
+    assert own.endswith(", weights in one byte, LoRA beside, codec in tiles")
+
+
+@pytest.fixture(scope="module")
+def sizes(sdxl_like_folder: Path) -> ModelSizes:
+    return measure(sdxl_like_folder)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_first_plan_that_fits_a_gpu_is_taken(
+    sizes: ModelSizes, sdxl_like_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(loader, "measure", lambda *_: sizes)
+    one, two = (need(sizes, option, batch, Work()).total for batch in (1, 2))
+    assert loader._fitting(sdxl_like_folder, one, list(OPTIONS)) == (option, 1)
     assert loader._fitting(sdxl_like_folder, two, (option,)) == (option, 2)
 
 
-@pytest.mark.parametrize(("backend", "plan"), [("auto", "difference"), ("tensorrt", "begin")])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_plan_that_changes_results_is_not_taken_in_silence(
+    sizes: ModelSizes,
+    sdxl_like_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    option: str,
+) -> None:
+    monkeypatch.setattr(loader, "measure", lambda *_: sizes)
+    loader._fitting(sdxl_like_folder, need(sizes, option, 1, Work()).total, list(OPTIONS))
+    said = f"memory is '{option}' for want of room: results differ a little"
+    assert (said in caplog.text) == (option not in EXACT)
+
+
+@pytest.mark.parametrize(("backend", "plan"), [("auto", "fp8"), ("tensorrt", "begin")])
 def test_on_a_small_gpu_auto_is_the_last_plan_that_the_backend_has(
     sdxl_like_folder: Path, monkeypatch: pytest.MonkeyPatch, backend: str, plan: str
 ) -> None:
@@ -246,7 +289,7 @@ def test_on_a_small_gpu_auto_is_the_last_plan_that_the_backend_has(
 def test_where_no_plan_fits_the_last_is_tried_and_what_it_needs_is_said(
     sdxl_like_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert loader._fitting(sdxl_like_folder, GIB // 2, RUNNABLE) == ("difference", 1)
+    assert loader._fitting(sdxl_like_folder, GIB // 2, list(OPTIONS)) == ("fp8", 1)
     assert "1024x1024 px needs 1." in caplog.text
     assert "0.50 GB are free" in caplog.text
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engines import memory
 from engines.errors import WeightsError
-from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, Axis, Graph, Port, step_graphs
+from engines.graphs import HEIGHT, ROWS, STEP_GRAPHS, WIDTH, step_graphs
 from engines.memory import GIB, OPTIONS, ModelSizes, Work, measure, need, plan
 from engines.restorer import Restorer
 from engines.step import BATCH_LIMIT
@@ -34,70 +32,6 @@ def sdxl() -> ModelSizes:
     return measure("sdxl", (FULL,))
 
 
-def flow_of(module: nn.Module, width: int = 8, side: int = 16) -> memory.Flow:
-    """Of a module over (1, width, side, side) in float32."""
-    axes = (Axis(ROWS), width, Axis(HEIGHT), Axis(WIDTH))
-    graph = Graph("toy", module, (Port("x", axes),), (Port("y", axes),))
-    return traced(graph, side).flow
-
-
-def traced(graph: Graph, side: int = 16) -> memory._Trace:
-    picture = (side, side)
-    return memory._traced(graph, {picture}, 1, torch.float32)[picture]
-
-
-class Widened(nn.Module):
-    """Keeps its input's copy, and makes two tensors four times as wide, one after the other."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = x * 2
-        wide = torch.cat([x, x, x, x], dim=1)
-        wide = wide + 1
-        return kept + wide[:, : x.shape[1]]
-
-
-def test_the_most_that_is_alive_is_what_a_network_cannot_do_without() -> None:
-    flow = flow_of(Widened())
-    one = 4 * 8 * 16 * 16
-    assert flow.inputs == flow.outputs == one
-    assert flow.working == one + 2 * 4 * one
-
-
-def test_views_and_changes_in_place_take_no_memory() -> None:
-    class InPlace(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x + 1).relu_().flatten(1).view_as(x).mul_(2)
-
-    assert flow_of(InPlace()).working == 4 * 8 * 16 * 16
-
-
-@pytest.mark.parametrize(("width", "scores"), [(256, 0), (512, 2)])
-def test_only_heads_too_wide_for_fused_attention_keep_scores(width: int, scores: int) -> None:
-    class Attention(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            tokens = x.flatten(2).transpose(1, 2)[:, None]
-            out = F.scaled_dot_product_attention(tokens, tokens, tokens)
-            return out[:, 0].transpose(1, 2).reshape(x.shape)
-
-    flow, tokens = flow_of(Attention(), width, side=32), 32 * 32
-    assert flow.working == (scores * 4 * tokens**2 or flow.outputs)
-
-
-def test_weights_that_nothing_reads_are_not_counted() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(4, 8), nn.Linear(4, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.used(x)
-
-    graph = Graph("toy", Two(), (Port("x", (Axis(ROWS), 4)),), (Port("y", (Axis(ROWS), 8)),))
-    with torch.device("meta"):
-        graph.module.to_empty(device="meta")
-    assert [tuple(weight.shape) for weight in traced(graph).weights] == [(8, 4), (8,)]
-
-
 def test_the_graphs_of_a_network_share_out_its_weights(
     tiny: ModelSizes, sdxl_like: Restorer
 ) -> None:
@@ -111,7 +45,7 @@ def test_the_graphs_of_a_network_share_out_its_weights(
 
 def test_what_is_not_in_half_precision_takes_four_bytes(tiny: ModelSizes) -> None:
     wide = {name for name, graph in tiny.graphs.items() if graph.itemsize == 4}
-    assert wide == {"encode", "decode", "text"}
+    assert wide == {"encode", "decode"}
 
 
 def test_residuals_are_what_the_table_says(tiny: ModelSizes, sdxl_like: Restorer) -> None:
@@ -148,13 +82,35 @@ def test_one_byte_a_value_is_for_matrices_of_step_graphs(tiny: ModelSizes) -> No
             assert saved == graph.matrices < graph.values
 
 
-def test_the_previewers_conditioning_is_loaded_with_what_it_differs_from(
-    tiny: ModelSizes,
+def test_what_is_loaded_to_begin_comes_layer_by_layer(tiny: ModelSizes) -> None:
+    text = tiny.graphs["text"]
+    stays, comes = (
+        dict(memory._phases(tiny, option, 1, WORK))["text"] for option in ("resident", "begin")
+    )
+    assert comes - stays == 2 * text.layer
+    assert 0 < text.layer < text.values
+
+
+def test_a_weight_that_is_made_of_what_is_kept_takes_room_in_its_phase(tiny: ModelSizes) -> None:
+    kept, shared, single = (
+        dict(memory._phases(tiny, option, 1, WORK)) for option in ("begin", "difference", "fp8")
+    )
+    made = {name: 12 * tiny.graphs[name].layer for name in STEP_GRAPHS}
+    assert shared["previewer"] - kept["previewer"] == made["previewer"] > 0
+    assert shared["unet"] == kept["unet"]
+    assert {name: single[name] - kept[name] for name in STEP_GRAPHS} == made
+
+
+def test_a_codec_in_tiles_takes_what_a_tile_does_and_what_they_are_put_together_in(
+    sdxl_like_folder: Path,
 ) -> None:
-    name = "previewer_conditioning"
-    phases = dict(memory._phases(tiny, "difference", 1, WORK))
-    own, base = (tiny.graphs[key].weight_bytes("difference") for key in (name, "unet_conditioning"))
-    assert phases[name] == own + base + 2 * tiny.graphs[name].flows[SMALL].bytes
+    sizes, work = measure(sdxl_like_folder, (FULL,)), Work(picture=FULL)
+    whole, tiles = (
+        dict(memory._phases(sizes, option, 1, work)) for option in ("difference", "tiles")
+    )
+    decode = sizes.graphs["decode"].flows
+    assert whole["decode"] == decode[FULL].bytes
+    assert tiles["decode"] == decode[576, 576].bytes + 3 * decode[FULL].outputs < whole["decode"]
 
 
 def test_a_configuration_is_enough(
@@ -259,7 +215,7 @@ def test_a_larger_gpu_never_does_worse(sdxl: ModelSizes) -> None:
     order = list(OPTIONS)
     levels = [order.index(one.best.option) for one in plans]
     assert levels == sorted(levels, reverse=True)
-    assert [one.short_bytes > 0 for one in plans] == [True, *[False] * 5]
+    assert [one.short_bytes for one in plans] == [0] * 6
     assert (plans[-1].best.option, plans[-1].best.batch) == ("resident", BATCH_LIMIT)
     for option in range(len(OPTIONS)):
         batches = [one.fits[option].batch for one in plans]

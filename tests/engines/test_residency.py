@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from engines.loader import load
-from engines.residency import guests, hosted, tensors
+from engines.residency import guests, host, tensors
 from engines.restorer import Restorer
 from tests.engines.backends.test_tensorrt import latents
 
@@ -30,26 +29,50 @@ def far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "to", brought)
 
 
-def test_hosted_weights_come_and_what_they_were_is_there_again() -> None:
-    layer = nn.BatchNorm1d(3)
+class Watched(nn.BatchNorm1d):
+    """Notes where its weights are while it runs."""
+
+    seen: set[int]
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.seen = _places(self)
+        return super().forward(input)
+
+
+def test_a_layers_weights_come_when_it_is_called_and_what_they_were_is_there_again() -> None:
+    layer = Watched(3).eval()
     at_home = _places(layer)
-    with hosted([layer], FAR):
-        assert not _places(layer) & at_home
+    host([layer], FAR)
+    layer(torch.ones(2, 3))
     assert len(at_home) == 5
+    assert not layer.seen & at_home
     assert _places(layer) == at_home
 
 
-def test_weights_go_home_from_a_block_that_fails() -> None:
+def test_a_layer_is_there_alone() -> None:
+    one, other = Watched(3).eval(), Watched(3).eval()
+    both = nn.Sequential(one, other)
+    at_home = _places(one)
+    host([both], FAR)
+    elsewhere: list[bool] = []
+    other.register_forward_hook(lambda *_: elsewhere.append(_places(one) != at_home))
+    both(torch.ones(2, 3))
+    assert elsewhere == [False]
+
+
+def test_weights_go_home_from_a_layer_that_fails() -> None:
     layer = nn.Linear(2, 2)
     at_home = _places(layer)
-    with pytest.raises(KeyError), hosted([layer], FAR):
-        raise KeyError
+    host([layer], FAR)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.ones(1, 3))
     assert _places(layer) == at_home
 
 
 def test_weights_go_home_when_there_is_no_room_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(2, 2)
     at_home, room = _places(layer), iter([torch.zeros(2, 2)])
+    host([layer], FAR)
 
     def brought(_: torch.Tensor, place: torch.device) -> torch.Tensor:
         for left in room:
@@ -57,16 +80,17 @@ def test_weights_go_home_when_there_is_no_room_for_all(monkeypatch: pytest.Monke
         raise torch.OutOfMemoryError(str(place))
 
     monkeypatch.setattr(torch.Tensor, "to", brought)
-    with pytest.raises(torch.OutOfMemoryError), hosted([layer], FAR):
-        pass
+    with pytest.raises(torch.OutOfMemoryError):
+        layer(torch.ones(1, 2))
     assert _places(layer) == at_home
 
 
-def test_without_a_place_nothing_is_moved() -> None:
-    layer = nn.Linear(2, 2)
-    at_home = _places(layer)
-    with hosted([layer], None):
-        assert _places(layer) == at_home
+def test_a_layer_that_is_named_twice_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, came = nn.Linear(2, 2), []
+    host([layer, nn.Sequential(layer)], FAR)
+    monkeypatch.setattr(torch.Tensor, "to", lambda part, _: came.append(part) or part.clone())
+    layer(torch.ones(1, 2))
+    assert len(came) == 2
 
 
 def test_weights_that_modules_share_are_there_once() -> None:
@@ -79,43 +103,44 @@ def _places(module: nn.Module) -> set[int]:
     return {own.data_ptr() for own in tensors([module])}
 
 
-@pytest.mark.parametrize("memory", ["begin", "difference"])
+PLANS = ["begin", "difference"]
+
+
+@pytest.mark.parametrize("memory", PLANS)
 def test_guests_are_read_where_they_are_hosted_and_nowhere_else(
     either: Restorer,
     photo: Callable[..., Image.Image],
     monkeypatch: pytest.MonkeyPatch,
     memory: str,
 ) -> None:
-    own, (expected,) = load(either.name, memory=memory), latents(either, photo, 1)
-    real = {id(part): part.data for part in tensors(guests(own.networks, own.previewer))}
+    real: dict[int, torch.Tensor] = {}
+    came: set[int] = set()
 
-    def hide(modules: Iterable[nn.Module]) -> None:
-        for part in tensors(modules):
-            if part.is_floating_point():
-                part.data = torch.full_like(part.data, torch.nan)
-
-    @contextmanager
-    def lent(modules: Iterable[nn.Module], place: torch.device | None) -> Generator[None]:
-        assert place == own.device
-        for part in tensors(modules):
+    def come(guest: Any, *_: Any) -> None:
+        for part in guest._weights:
+            came.add(id(part))
+            guest._homes.append((part, part.data))
             part.data = real[id(part)]
-        yield
-        hide(modules)
 
-    hide(guests(own.networks, own.previewer))
-    monkeypatch.setattr("engines.restorer.hosted", lent)
+    monkeypatch.setattr("engines.residency._Guest.come", come)
+    own, (expected,) = load(either.name, memory=memory), latents(either, photo, 1)
+    for part in tensors(guests(own.networks, own.previewer)):
+        real[id(part)] = part.data
+        if part.is_floating_point():
+            part.data = torch.full_like(part.data, torch.nan)
     assert torch.equal(latents(own, photo, 1)[0], expected)
+    assert came == set(real)
 
 
-@pytest.mark.parametrize("memory", ["begin", "difference"])
+@pytest.mark.parametrize("memory", PLANS)
 def test_a_restoration_leaves_every_guest_at_home(
     sdxl_like: Restorer,
     photo: Callable[..., Image.Image],
     monkeypatch: pytest.MonkeyPatch,
     memory: str,
 ) -> None:
+    monkeypatch.setattr("engines.loader.host", lambda away, _: host(away, FAR))
     own, (expected,) = load(sdxl_like.name, memory=memory), latents(sdxl_like, photo, 1)
     at_home = [part.data_ptr() for part in tensors(guests(own.networks, own.previewer))]
-    monkeypatch.setattr(own, "_guest_room", FAR)
     assert torch.equal(latents(own, photo, 1)[0], expected)
     assert [part.data_ptr() for part in tensors(guests(own.networks, own.previewer))] == at_home

@@ -107,10 +107,10 @@ def test_a_model_with_the_name_of_another_method_is_refused(photos: Path, name: 
 def test_the_command_writes_table_report_and_sheet(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loaded: list[str] = []
+    loaded: list[tuple[str, str]] = []
 
-    def load(model: str) -> Sharpener:
-        loaded.append(model)
+    def load(model: str, memory: str) -> Sharpener:
+        loaded.append((model, memory))
         return Sharpener()
 
     monkeypatch.setitem(sys.modules, "engines", SimpleNamespace(load=load))
@@ -119,12 +119,13 @@ def test_the_command_writes_table_report_and_sheet(
     files = {kind: reports / f"eval.{kind}" for kind in ("json", "md", "png", "jpg")}
     quality.main(
         ["--model", "nano", "--photos", str(photos), "--preset", "fast", "--limit", "2"]
+        + ["--memory", "fp8"]
         + ["--peers", "bicubic,nlm", "--json", str(files["json"])]
         + ["--markdown", str(files["md"]), "--sheet", str(files["png"])]
         + ["--failures", str(files["jpg"])]
     )
     written = json.loads(files["json"].read_text(encoding="utf-8"))
-    assert loaded == ["nano"]
+    assert loaded == [("nano", "fp8")]
     assert written["params"] == {"preset": "fast", "seed": 0}
     assert list(written["methods"]) == ["input", "nano", "bicubic", "nlm", "original"]
     assert [p["name"] for p in written["pictures"]] == ["0", "1"]

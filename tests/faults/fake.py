@@ -1,5 +1,6 @@
 """A torch-free engine for service tests. Its model name is a folder: there it keeps a diary of
-what it did, and there a test closes the gate that stops it in an encoding or in a step.
+what it did, and there a test closes the gate that stops it in an encoding or in a step, or puts up
+a turnstile that lets it take a number of them.
 """
 
 from __future__ import annotations
@@ -7,8 +8,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ class FakeRestorer:
     def pass_gate(self, at: str) -> None:
         with (self._folder / f"gate-{at}").open("a") as gate:
             fcntl.flock(gate, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            turnstile = os.open(self._folder / f"turnstile-{at}", os.O_RDWR)
+            os.read(turnstile, 1)
+            os.close(turnstile)
 
     def params(self, preset: str | None, overrides: dict[str, Any]) -> Params:
         try:
@@ -122,3 +127,17 @@ def closed_gate(folder: Path, at: str) -> Generator[None]:
     with (folder / f"gate-{at}").open("a") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def turnstile(folder: Path, at: str) -> Generator[Callable[[int], object]]:
+    """Engines of `folder` take as many "begin" or "step" as are let pass, until the block ends."""
+    path = folder / f"turnstile-{at}"
+    os.mkfifo(path)
+    passes = os.open(path, os.O_RDWR)
+    try:
+        yield lambda count: os.write(passes, bytes(count))
+    finally:
+        path.unlink()
+        os.write(passes, bytes(1000))  # for those that stand before it
+        os.close(passes)

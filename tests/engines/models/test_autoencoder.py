@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engines.models.autoencoder import KLCodec, LatentCodec, PatchCodec
 from engines.restorer import Restorer
+from engines.tiling import Tiling
 
 Make = Callable[..., Tensor]
 SCALE = 0.13025
@@ -26,6 +27,25 @@ def codec(sdxl_like: Restorer) -> KLCodec:
     found = sdxl_like.networks.codec
     assert isinstance(found, KLCodec)
     return found
+
+
+@pytest.fixture
+def local(codec: KLCodec) -> KLCodec:
+    """One whose pixels depend on near ones alone: without norms and attention."""
+    own = copy.deepcopy(codec)
+    for part in (own.vae.encoder, own.vae.decoder):
+        part.mid_block.attentions[0] = None
+        for layer in list(part.modules()):
+            for name, norm in layer.named_children():
+                if isinstance(norm, torch.nn.GroupNorm):
+                    setattr(layer, name, torch.nn.Identity())
+    return own
+
+
+def in_tiles(codec: KLCodec) -> KLCodec:
+    own = copy.deepcopy(codec)
+    own.tiling = Tiling(tile_px=128, overlap_px=64)
+    return own
 
 
 @pytest.mark.parametrize(("patch", "scale"), [(4, 2.0), (2, 0.5), (1, 1.0)])
@@ -98,3 +118,27 @@ def test_both_kinds_say_how_much_smaller_latents_are(either: Restorer) -> None:
     latents: Any = codec.encode(torch.zeros(1, 3, 32, 48), noise)
     assert latents.shape == (1, codec.channels, 32 // codec.factor, 48 // codec.factor)
     assert codec.decode(latents).shape == (1, 3, 32, 48)
+
+
+def test_tiles_are_put_together_where_they_were_taken(local: KLCodec, random_tensor: Make) -> None:
+    pixels, noise = random_tensor(2, 3, 192, 256), random_tensor(2, *local.noise_shape(192, 256))
+    latents, tiled = local.encode(pixels, noise), in_tiles(local)
+    for got, whole in (
+        (tiled.encode(pixels, noise), latents),
+        (tiled.decode(latents), local.decode(latents)),
+    ):
+        assert got.shape == whole.shape
+        assert 0 < (got - whole).norm() < 0.05 * whole.norm()
+
+
+def test_far_from_others_a_tile_is_what_it_is_alone(codec: KLCodec, random_tensor: Make) -> None:
+    tiled, factor = in_tiles(codec), codec.factor
+    latents = random_tensor(1, 4, 192 // factor, 128 // factor)
+    decoded, alone = tiled.decode(latents), codec.decode(latents[:, :, : 128 // factor])
+    torch.testing.assert_close(decoded[:, :, :64], alone[:, :, :64])
+    assert not torch.allclose(decoded[:, :, 64:128], alone[:, :, 64:])
+
+
+def test_what_fits_one_tile_is_not_touched(codec: KLCodec, random_tensor: Make) -> None:
+    latents = random_tensor(1, 4, 128 // codec.factor, 64 // codec.factor)
+    assert torch.equal(in_tiles(codec).decode(latents), codec.decode(latents))

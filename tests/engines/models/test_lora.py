@@ -21,6 +21,7 @@ from engines.models.lora import (
     official_key,
     with_lora_beside,
 )
+from engines.one_byte import store_in_one_byte
 
 Make = Callable[..., Tensor]
 LORA_KEY_PARTS = (".lora.down.weight", ".lora.up.weight", ".lora_A.weight", ".lora_B.weight")
@@ -163,6 +164,18 @@ def test_a_lora_beside_shares_all_weights_and_changes_none(pairs: dict[str, Lora
     halves = sum(own.numel() for own in beside.buffers())
     assert halves == sum(pair.down.numel() + pair.up.numel() for pair in pairs.values())
     assert all(torch.equal(own, before[name]) for name, own in network.named_parameters())
+
+
+def test_a_lora_is_beside_weights_in_one_byte_as_well(pairs: dict[str, LoraPair]) -> None:
+    network: Any = Small().requires_grad_(False)
+    store_in_one_byte(network)
+    expected = {
+        name: network.get_submodule(name).weight + lora_delta(pair) for name, pair in pairs.items()
+    }
+    beside: Any = with_lora_beside(network, pairs)
+    assert {id(own) for own in beside.parameters()} == {id(own) for own in network.parameters()}
+    for name, weight in expected.items():
+        assert torch.equal(beside.get_submodule(name).weight, weight)
 
 
 def test_fusing_touches_the_named_weights_alone(pairs: dict[str, LoraPair]) -> None:

@@ -76,3 +76,11 @@ def test_other_words_have_other_embeddings(either: Restorer) -> None:
     (bright, night), (bright_pooled, night_pooled) = either.networks.text(["bright", "night"])
     assert not torch.allclose(bright, night, atol=1e-3)
     assert not torch.allclose(bright_pooled, night_pooled, atol=1e-3)
+
+
+def test_tokens_come_to_where_it_is_computed_though_weights_are_at_home_elsewhere(
+    either: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, far = either.networks.text, torch.device("meta")
+    monkeypatch.setattr(text, "encode", lambda first, second, _: (first, second))
+    assert [ids.device for ids in text(["night"], device=far)] == [far, far]
