@@ -111,14 +111,14 @@ class App {
     const known = this.sessions.find((session) => session.id === id);
     if (known) return known;
     const name = history.jobs().find((job) => job.id === id)?.name ?? "picture.png";
-    const session = this.open(name);
+    const session = this.open(name, id);
     session.attach(id);
     return session;
   }
 
-  open(name) {
-    this.made += 1;
-    const session = new Session(`new-${this.made}`, name, {
+  /** Its key stays as it is when it is sent, so that its row stays where a pointer is pressed. */
+  open(name, key = `new-${(this.made += 1)}`) {
+    const session = new Session(key, name, {
       change: (changed) => this.changed(changed),
       pictures: (changed) => this.pictured(changed),
       numbers: (changed) => this.numbered(changed),
@@ -252,15 +252,15 @@ class App {
       const session = live.get(job.id);
       live.delete(job.id);
       const known = session && session.state.phase !== "connecting";
-      return { ...job, ...(known && face(session)), key: job.id, at: job.at };
+      return { ...job, ...(known && face(session)), key: session?.key ?? job.id, at: job.at };
     });
-    const others = [...live].map(([key, session]) => ({ ...face(session), key }));
+    const others = [...live.values()].map((session) => ({ ...face(session), key: session.key }));
     return [...others.filter((item) => !UNLISTED.has(item.phase)), ...sent];
   }
 
   list() {
     const { current } = this;
-    this.shelf.show(this.items(), current && (current.id ?? current.key));
+    this.shelf.show(this.items(), current && current.key);
   }
 
   pick(key) {
@@ -269,13 +269,13 @@ class App {
   }
 
   async remove(key) {
-    const session = this.sessions.find((one) => (one.id ?? one.key) === key);
+    const session = this.sessions.find((one) => one.key === key);
     const going = session && !session.ended;
     if (going) {
       if (!(await confirmStop(session.name))) return;
       if (!session.ended) session.cancel();
     }
-    history.forget(key);
+    history.forget(session?.id ?? key);
     const shown = session && session === this.current;
     if (session) this.drop(session);
     if (shown) this.another();

@@ -103,6 +103,35 @@ def test_a_job_that_waits_is_canceled_at_once(guest: Visit, slow: Slow) -> None:
     guest.reaches("succeeded")
 
 
+def test_a_press_on_a_picture_counts_though_it_is_accepted_meanwhile(
+    guest: Visit, slow: Slow
+) -> None:
+    uploads: list[playwright.Route] = []
+
+    def hold(route: playwright.Route) -> None:
+        uploads.append(route)
+        if len(uploads) == 1:
+            route.continue_()
+
+    guest.page.route("**/restore", hold)
+
+    def second(request: playwright.Request) -> bool:
+        return request.url.endswith("/restore") and len(uploads) == 1
+
+    with closed_gate(slow.model, "step"):
+        guest.choose("otter.jpg", "lake.jpg")
+        with guest.page.expect_request(second):
+            guest.restore(steps=2)
+        guest.job("otter.jpg").filter(has_text="Restoring").wait_for()
+        guest.job("lake.jpg").hover()
+        guest.page.mouse.down()
+        uploads[1].continue_()
+        guest.job("lake.jpg").filter(has_text="next").wait_for()
+        guest.page.mouse.up()
+        guest.reaches("queued")
+    guest.reaches("succeeded")
+
+
 def test_run_again_offers_the_same_picture_with_other_settings(guest: Visit) -> None:
     guest.choose("lake.jpg")
     guest.restore(steps=2)
