@@ -117,7 +117,10 @@ def _planned(memory: str, backend: str, path: Path, place: torch.device) -> tupl
     options = able if memory == "auto" else [memory]
     if place.type != "cuda":
         return options[0], BATCH_LIMIT
-    return _fitting(path, Cuda(place).free_bytes(), options)
+    chosen, batch = _fitting(path, Cuda(place).free_bytes(), options)
+    if memory == "auto" and chosen not in EXACT:
+        _log.warning("memory is %r for want of room: results differ a little", chosen)
+    return chosen, batch
 
 
 def _fitting(path: Path, gpu_bytes: int, options: Sequence[str]) -> tuple[str, int]:
@@ -126,8 +129,6 @@ def _fitting(path: Path, gpu_bytes: int, options: Sequence[str]) -> tuple[str, i
     fits = {fit.option: fit for fit in plan(measure(path, (work.picture,)), gpu_bytes, work).fits}
     for option in options:
         if fits[option].batch:
-            if option not in EXACT:
-                _log.warning("memory is %r for want of room: results differ a little", option)
             return option, fits[option].batch
     last = fits[options[-1]]
     _log.warning(

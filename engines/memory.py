@@ -174,7 +174,7 @@ def need(sizes: ModelSizes, option: str, batch: int, work: Work) -> Need:
 def measure(
     model: str | Path, pictures: tuple[Picture, ...] = ((1024, 1024),), codec_itemsize: int = 4
 ) -> ModelSizes:
-    """Sizes of "sdxl", of a shipped model or of a folder, with step graphs in float16.
+    """Sizes of "sdxl", of a shipped model or of a folder, with all but the codec in float16.
 
     codec_itemsize: 4 for an encoder and decoder in float32, 2 in bfloat16.
     """

@@ -10,19 +10,19 @@ from torch.nn.utils.parametrize import register_parametrization
 from engines.residency import tensors
 
 FORMAT: Final = torch.float8_e4m3fn  # 4 bits of exponent, 3 of mantissa
-KEPT: Final = ("conv_in", "conv_out")  # the first and the last layer, as they are
+_ENDS: Final = ("conv_in", "conv_out")  # the first and the last layer stay as they are
 
 
 def store_in_one_byte(network: nn.Module, kept: Iterable[nn.Module] = ()) -> None:
     """Keep the matrices of linear layers and convolutions as float8, a scale for each output.
 
-    A weight is made as it was, to about three per cent of each value, when it is read, and computes
-    in the precision that it had. `kept`: parts whose weights stay.
+    A weight is made again whenever it is read, to a sixteenth of each value but the smallest, and
+    computes in the precision that it had. `kept`: parts whose weights stay.
     """
     staying = {id(weight) for weight in tensors(kept)}
     whole: Any = network  # the type of its modules is only partly known
     for name, layer in list(whole.named_modules()):
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or name.endswith(KEPT):
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or name.endswith(_ENDS):
             continue
         weight = layer.weight
         if id(weight) in staying:

@@ -263,18 +263,23 @@ def test_the_first_plan_that_fits_a_gpu_is_taken(
     assert loader._fitting(sdxl_like_folder, two, (option,)) == (option, 2)
 
 
+@pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_plan_that_changes_results_is_not_taken_in_silence(
+def test_results_are_not_changed_in_silence_unless_that_was_asked_for(
     sizes: ModelSizes,
     sdxl_like_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     option: str,
+    asked: bool,
 ) -> None:
     monkeypatch.setattr(loader, "measure", lambda *_: sizes)
-    loader._fitting(sdxl_like_folder, need(sizes, option, 1, Work()).total, list(OPTIONS))
+    free = need(sizes, option, 1, Work()).total
+    monkeypatch.setattr("engines.loader.Cuda.free_bytes", lambda _: free)
+    memory, place = option if asked else "auto", torch.device("cuda")
+    assert loader._planned(memory, "auto", sdxl_like_folder, place) == (option, 1)
     said = f"memory is '{option}' for want of room: results differ a little"
-    assert (said in caplog.text) == (option not in EXACT)
+    assert (said in caplog.text) == (option not in EXACT and not asked)
 
 
 @pytest.mark.parametrize(("backend", "plan"), [("auto", "fp8"), ("tensorrt", "begin")])
